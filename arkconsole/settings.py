@@ -1,0 +1,310 @@
+"""Settings of console, gateway and workers: environment only, read once, wrong values refused by name.
+
+Every variable read here is in the table of `docs/configuration.md` (a test compares the two).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
+from environs import Env, EnvError
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Env()
+
+
+def _url(name: str, default: str, schemes: set[str]) -> str:
+    value = env.str(name, default)
+    parts = urlsplit(value)
+    if parts.scheme not in schemes:
+        raise ImproperlyConfigured(f"{name}={value!r}: the scheme must be one of {', '.join(sorted(schemes))}")
+    if parts.scheme in {"http", "https"} and not parts.hostname:
+        raise ImproperlyConfigured(f"{name}={value!r}: a host is missing; write it like https://ark.example.com")
+    return value.rstrip("/") if parts.scheme in {"http", "https"} else value
+
+
+def _number(name: str, default: int, low: int, high: int) -> int:
+    value: int = env.int(name, default)
+    if not low <= value <= high:
+        raise ImproperlyConfigured(f"{name}={value}: must be between {low} and {high}")
+    return value
+
+
+def _secret_from_data_dir(name: str, filename: str) -> str:
+    """The variable, else what `manage.py up` generated into the data directory, else nothing."""
+    if value := env.str(name, ""):
+        return value
+    try:
+        return (DATA_DIR / filename).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _embedded_redis_url() -> str:
+    """The address of the embedded server that `manage.py up` runs, as it noted it in `run/ports.json`."""
+    try:
+        return str(json.loads((DATA_DIR / "run" / "ports.json").read_text(encoding="utf-8"))["redis_url"])
+    except (OSError, ValueError, KeyError):
+        return "redis://127.0.0.1:6379/0"
+
+
+try:
+    DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / "var"))).resolve()
+    DEBUG: bool = env.bool("DEBUG", False)
+    DEMO: bool = env.bool("DEMO", True)
+
+    PORT = _number("PORT", 8000, 1, 65535)
+    GATEWAY_PORT = _number("GATEWAY_PORT", 8001, 1, 65535)
+    GATEWAY_WORKERS = _number("GATEWAY_WORKERS", 2, 1, 64)
+    CONSOLE_URL = _url("CONSOLE_URL", f"http://127.0.0.1:{PORT}", {"http", "https"})
+    GATEWAY_URL = _url("GATEWAY_URL", f"http://127.0.0.1:{GATEWAY_PORT}", {"http", "https"})
+    # Where the console reaches the gateway for try-it; differs from GATEWAY_URL behind a proxy or in containers.
+    GATEWAY_INTERNAL_URL = _url("GATEWAY_INTERNAL_URL", GATEWAY_URL, {"http", "https"})
+    GATEWAY_MAX_BODY_BYTES = _number("GATEWAY_MAX_BODY_BYTES", 32 * 1024 * 1024, 1024, 1024**3)
+    ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", [])
+    TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", [])
+
+    REDIS_URL = _url("REDIS_URL", _embedded_redis_url(), {"redis", "rediss", "unix"})
+    if env.str("DATABASE_URL", ""):
+        _database: dict[str, Any] = dict(env.dj_db_url("DATABASE_URL"))
+    else:
+        _database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DATA_DIR / "arkconsole.sqlite3")}
+
+    SECRET_KEY = _secret_from_data_dir("SECRET_KEY", "secret-key")
+    FIELD_ENCRYPTION_KEY: list[str] = [
+        key.strip() for key in _secret_from_data_dir("FIELD_ENCRYPTION_KEY", "field-encryption-key").split(",") if key
+    ]
+    ADMIN_PASSWORD: str = env.str("ADMIN_PASSWORD", "")
+    LANGUAGE_CODE: str = env.str("LANGUAGE_CODE", "zh-hans", validate=lambda v: v in {"zh-hans", "en"})
+    TIME_ZONE: str = env.str("TIME_ZONE", "Asia/Shanghai")
+    CALL_RECORD_DAYS = _number("CALL_RECORD_DAYS", 30, 1, 3650)
+except EnvError as error:
+    raise ImproperlyConfigured(str(error)) from None
+
+# Commands that need no secret (migrations check, translations, the supervisor that generates them) run before any
+# key exists; a serving process never does.
+_NEEDS_NO_SECRET = {"up", "makemigrations", "collectstatic", "check", "compilemessages", "help", "migrate"}
+if not SECRET_KEY or not FIELD_ENCRYPTION_KEY:
+    if len(sys.argv) > 1 and sys.argv[1] in _NEEDS_NO_SECRET:
+        SECRET_KEY = SECRET_KEY or "only-for-commands-that-serve-nothing-" + "x" * 32
+        FIELD_ENCRYPTION_KEY = FIELD_ENCRYPTION_KEY or [Fernet.generate_key().decode()]
+    else:
+        raise ImproperlyConfigured(
+            "SECRET_KEY and FIELD_ENCRYPTION_KEY are not set; `make run` generates both into DATA_DIR, "
+            "elsewhere set them in the environment (docs/configuration.md says how to make one)"
+        )
+for _position, _key in enumerate(FIELD_ENCRYPTION_KEY, start=1):
+    try:
+        Fernet(_key)
+    except ValueError:
+        raise ImproperlyConfigured(
+            f"FIELD_ENCRYPTION_KEY: key {_position} is not 32 url-safe base64-encoded bytes"
+        ) from None
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.humanize",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.forms",
+    "django_htmx",
+    "csp",
+    "lucide",
+    "allauth",
+    "allauth.account",
+    "arkconsole",
+    "gateway",
+    "endpoints",
+    "metering",
+    "catalog",
+    "iam",
+    "audit",
+    "common",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "iam.middleware.locale_middleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "iam.middleware.preferences_middleware",
+    "common.middleware.errors_middleware",
+]
+
+ROOT_URLCONF = "arkconsole.urls"
+WSGI_APPLICATION = "arkconsole.wsgi.application"
+FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.template.context_processors.i18n",
+                "django.template.context_processors.tz",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "arkconsole.context.frame",
+            ],
+        },
+    }
+]
+
+DATABASES = {"default": _database}
+if _database["ENGINE"] == "django.db.backends.sqlite3":
+    _database.setdefault("OPTIONS", {}).update(
+        transaction_mode="IMMEDIATE", timeout=20, init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL"
+    )
+else:
+    _database.setdefault("CONN_MAX_AGE", 60)
+    _database.setdefault("CONN_HEALTH_CHECKS", True)
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Throttling of sign-in must not need Redis, and must hold over several console processes: the database's cache table.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "django_cache",
+        "OPTIONS": {"MAX_ENTRIES": 50_000},
+    }
+}
+
+AUTH_USER_MODEL = "iam.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+    "iam.backends.PolicyBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "/"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_ADAPTER = "iam.adapters.AccountAdapter"
+ACCOUNT_LOGOUT_ON_GET = False
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_RATE_LIMITS = {"login": "60/m/ip", "login_failed": "10/m/ip,5/5m/key"}
+
+LANGUAGES = [("zh-hans", "简体中文"), ("en", "English")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS: list[Any] = [BASE_DIR / "static"]
+for _prefix, _folder in {"vendor/tabler": "node_modules/@tabler/core/dist"}.items():
+    if (BASE_DIR / _folder).is_dir():
+        STATICFILES_DIRS.append((_prefix, BASE_DIR / _folder))
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+WHITENOISE_MANIFEST_STRICT = False
+
+# --- security: follows the scheme and host of CONSOLE_URL -----------------------------------------------------------
+_console = urlsplit(CONSOLE_URL)
+_is_https = _console.scheme == "https"
+if not ALLOWED_HOSTS:
+    ALLOWED_HOSTS = [str(_console.hostname)]
+    if _console.hostname in {"127.0.0.1", "localhost", "::1"}:
+        ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+CSRF_TRUSTED_ORIGINS = [f"{_console.scheme}://{_console.netloc}"]
+SECURE_SSL_REDIRECT = _is_https
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _is_https else None
+SECURE_HSTS_SECONDS = 31_536_000 if _is_https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = _is_https
+SECURE_HSTS_PRELOAD = _is_https
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _is_https
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# Cookies ignore ports: two copies on one host would sign each other out.
+SESSION_COOKIE_NAME = f"ark_session_{_console.port or PORT}"
+CSRF_COOKIE_NAME = f"ark_csrf_{_console.port or PORT}"
+LANGUAGE_COOKIE_NAME = f"ark_language_{_console.port or PORT}"
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'"],
+        "img-src": ["'self'", "data:"],
+        "font-src": ["'self'"],
+        "connect-src": ["'self'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+        "base-uri": ["'none'"],
+        "manifest-src": ["'self'"],
+    }
+}
+SILENCED_SYSTEM_CHECKS = (
+    [] if _is_https else ["security.W004", "security.W008", "security.W012", "security.W016"]
+)  # plain http on loopback: they follow CONSOLE_URL's scheme
+
+# --- background work -------------------------------------------------------------------------------------------------
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1) if REDIS_URL.startswith("unix") else REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "ticks"
+CELERY_TASK_ACKS_LATE = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_TIME_LIMIT = 120
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 600,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 3,
+    "health_check_interval": 10,
+    # Publishing is a nudge, never a condition of saving: give up quickly when Redis is away.
+    "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
+}
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_TIMEZONE = "UTC"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {
+        "httpx": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+        "celery.beat": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},
+        "celery.worker.strategy": {"level": "WARNING"},
+    },
+}

@@ -1,0 +1,80 @@
+"""The append-only, hash-chained record of who did what; one chain per project."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db import models
+
+
+class AppendOnly(Exception):
+    """Somebody tried to change or remove what is written once."""
+
+
+class EventQuerySet(models.QuerySet["Event"]):
+    """Reads only: the record refuses to be changed through the ORM."""
+
+    def update(self, **kwargs: Any) -> int:
+        raise AppendOnly("audit events are never changed")
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise AppendOnly("audit events are never removed")
+
+
+class Event(models.Model):
+    """One thing somebody did or tried. `previous_hash` and `hash` chain it to the event before in its project."""
+
+    class Outcome(models.TextChoices):
+        ALLOWED = "allowed"
+        DENIED = "denied"
+        FAILED = "failed"
+
+    project_id = models.CharField(max_length=64)
+    project_name = models.CharField(max_length=128, blank=True)
+    sequence = models.BigIntegerField()
+    at = models.DateTimeField()
+    actor_id = models.CharField(max_length=64)
+    actor_name = models.CharField(max_length=150)
+    action = models.CharField(max_length=64)
+    resource = models.CharField(max_length=255, blank=True, help_text="TRN of what was acted on")
+    resource_name = models.CharField(max_length=255, blank=True)
+    outcome = models.CharField(max_length=8, choices=Outcome)
+    reason = models.CharField(max_length=255, blank=True)
+    source_ip = models.CharField(max_length=45, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    changes = models.JSONField(default=dict, help_text="{field: [before, after]}")
+    previous_hash = models.CharField(max_length=64)
+    hash = models.CharField(max_length=64)
+
+    objects = EventQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-id"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["project_id", "sequence"], name="audit_event_project_sequence"),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["resource", "-at"], name="audit_event_resource_at")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.project_id}#{self.sequence} {self.action} {self.outcome}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self.pk is not None:
+            raise AppendOnly("audit events are never changed")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise AppendOnly("audit events are never removed")
+
+
+class Head(models.Model):
+    """The last link of a project's chain; locking this row puts the project's events in order."""
+
+    project_id = models.CharField(max_length=64, primary_key=True)
+    sequence = models.BigIntegerField(default=0)
+    hash = models.CharField(max_length=64, default="0" * 64)
+
+    def __str__(self) -> str:
+        return f"{self.project_id}#{self.sequence}"

@@ -1,0 +1,148 @@
+"""Inference endpoints, and the record of how their status moved."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
+
+from catalog.models import ModelVersion
+from iam.models import Project
+
+
+class Status(models.TextChoices):
+    """Ark's statuses; what moves to what is `endpoints.lifecycle.ALLOWED`."""
+
+    SCHEDULING = "Scheduling", _("Scheduling")
+    RUNNING = "Running", _("Healthy")
+    STOPPED = "Stopped", _("Stopped")
+    ABNORMAL = "Abnormal", _("Abnormal")
+
+
+class Desired(models.TextChoices):
+    """What people want of an endpoint; the tick makes the status follow."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Kind(models.TextChoices):
+    """Preset endpoints appear by themselves on the first call by model id (`ark.md` §4.1)."""
+
+    CUSTOM = "custom", _("Custom")
+    PRESET = "preset", _("Preset")
+
+
+class EndpointQuerySet(models.QuerySet["Endpoint"]):
+    def alive(self) -> EndpointQuerySet:
+        """Not deleted."""
+        return self.filter(deleted_at__isnull=True)
+
+    def visible_to(self, user: Any) -> EndpointQuerySet:
+        """Not deleted, and in a project that `user` may see."""
+        return self.alive().filter(project__in=Project.objects.visible_to(user))
+
+    def for_list(self) -> EndpointQuerySet:
+        return self.select_related("version__model", "creator", "project")
+
+    def due(self, now: datetime) -> EndpointQuerySet:
+        """What the status tick must look at."""
+        return self.alive().filter(check_at__lte=now)
+
+
+class Endpoint(models.Model):
+    """A durable address behind which a model version is served."""
+
+    # Status changes go through lifecycle.move()/move_many() only; edits bump `revision`.
+    id = models.CharField(max_length=64, primary_key=True)
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.CUSTOM)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="endpoints")
+    name = models.CharField(_("name"), max_length=64)
+    description = models.CharField(_("description"), max_length=500, blank=True)
+    version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="endpoints")
+    rpm = models.PositiveIntegerField(_("RPM"), validators=[MinValueValidator(1), MaxValueValidator(10_000_000)])
+    tpm = models.PositiveIntegerField(_("TPM"), validators=[MinValueValidator(1), MaxValueValidator(2_000_000_000)])
+    tags = models.JSONField(_("tags"), default=dict, blank=True, help_text="{key: value}")
+    desired = models.CharField(max_length=8, choices=Desired, default=Desired.RUNNING)
+    status = models.CharField(max_length=12, choices=Status, default=Status.SCHEDULING)
+    status_reason = models.CharField(max_length=255, blank=True, help_text="code of endpoints.lifecycle.Reason")
+    status_detail = models.CharField(max_length=255, blank=True, help_text="what the server said, untranslated")
+    status_version = models.PositiveIntegerField(default=0)
+    status_at = models.DateTimeField()
+    check_at = models.DateTimeField(null=True, db_index=True, help_text="when the tick must look again; empty: at rest")
+    revision = models.PositiveIntegerField(default=0)
+    creator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="endpoints"
+    )
+    creator_name = models.CharField(max_length=150, blank=True)
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+    deleted_at = models.DateTimeField(null=True, blank=True)
+
+    objects = EndpointQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-created_at", "-id"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(
+                fields=["project", "version"],
+                condition=Q(kind="preset", deleted_at__isnull=True),
+                name="endpoints_one_preset_per_version",
+            ),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["project", "kind", "-created_at", "-id"], name="endpoints_list"),
+            models.Index(fields=["version", "status"], name="endpoints_version_status"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.pk})"
+
+    def get_absolute_url(self) -> str:
+        return reverse("endpoints:overview", args=[self.pk])
+
+    @property
+    def trn(self) -> str:
+        return f"trn:ark:local:arkconsole:endpoint/{self.pk}"
+
+    @property
+    def is_preset(self) -> bool:
+        return self.kind == Kind.PRESET
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the page should refresh itself: the tick still has something to do."""
+        wants_running = self.desired == Desired.RUNNING
+        return self.status == Status.SCHEDULING or (wants_running == (self.status == Status.STOPPED))
+
+    def has_just_moved(self, now: datetime) -> bool:
+        """Whether the status changed within the last seconds, for the row's flash."""
+        return now - self.status_at < timedelta(seconds=5)
+
+
+class EndpointEvent(models.Model):
+    """One move of an endpoint's status, by a person or the tick."""
+
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    from_status = models.CharField(max_length=12, blank=True)
+    to_status = models.CharField(max_length=12)
+    reason = models.CharField(max_length=255, blank=True)
+    detail = models.CharField(max_length=255, blank=True)
+    actor_id = models.CharField(max_length=64, blank=True)
+    actor_name = models.CharField(max_length=150, blank=True)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-at", "-id"]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["endpoint", "-at", "-id"], name="endpoints_event_at")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.endpoint_id} {self.from_status} → {self.to_status}"

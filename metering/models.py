@@ -1,0 +1,126 @@
+"""The ledger. Only the draining task writes these tables; `metering/ledger.py` reads them for everybody.
+
+Every reference upward or sideways (endpoint, key, version) is an id as a string: rows outlive what they speak of.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.db import models
+
+
+class Usage(models.Model):
+    """Sums of one (time, endpoint, version, api, key, price). Tokens are integers; cost is tokens × price, in Python."""
+
+    at = models.DateTimeField(help_text="start of the minute or hour, UTC")
+    project_id = models.CharField(max_length=64)
+    endpoint_id = models.CharField(max_length=64)
+    version_id = models.BigIntegerField()
+    api = models.CharField(max_length=16)
+    key_id = models.BigIntegerField()
+    price_id = models.BigIntegerField(default=0, help_text="catalog.PriceTier; 0: nothing was priced")
+    calls = models.BigIntegerField(default=0)
+    succeeded = models.BigIntegerField(default=0)
+    limited = models.BigIntegerField(default=0, help_text="refused by RPM or TPM")
+    rejected = models.BigIntegerField(default=0, help_text="4xx of the model server")
+    failed = models.BigIntegerField(default=0, help_text="5xx, cut, lost, no server")
+    cancelled = models.BigIntegerField(default=0, help_text="the client left")
+    input_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    reasoning_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.endpoint_id} {self.at:%Y-%m-%d %H:%M}"
+
+
+USAGE_KEY = ["endpoint_id", "at", "version_id", "api", "key_id", "price_id"]
+
+
+class UsageMinute(Usage):
+    """Per minute; for charts of the last days and cost today."""
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=USAGE_KEY, name="metering_minute_once")
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["project_id", "at"], name="metering_minute_project")
+        ]
+
+
+class UsageHour(Usage):
+    """Per hour; kept long."""
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=USAGE_KEY, name="metering_hour_once")
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["project_id", "at"], name="metering_hour_project")
+        ]
+
+
+class CallRecord(models.Model):
+    """One call, without its content; kept for CALL_RECORD_DAYS. `call_id` makes counting exactly-once."""
+
+    class Outcome(models.TextChoices):
+        SUCCESS = "success"
+        REJECTED = "rejected"
+        LIMITED = "limited"
+        UPSTREAM_ERROR = "upstream_error"
+        CLIENT_CLOSED = "client_closed"
+        CUT = "cut"
+        LOST = "lost"
+        REFUSED = "refused"
+
+    call_id = models.CharField(max_length=64, unique=True)
+    client_request_id = models.CharField(max_length=128, blank=True)
+    at = models.DateTimeField()
+    project_id = models.CharField(max_length=64)
+    endpoint_id = models.CharField(max_length=64)
+    version_id = models.BigIntegerField()
+    model_id = models.CharField(max_length=128)
+    server_id = models.BigIntegerField(null=True)
+    deployment_id = models.BigIntegerField(null=True)
+    api = models.CharField(max_length=16)
+    key_id = models.BigIntegerField()
+    is_stream = models.BooleanField(default=False)
+    outcome = models.CharField(max_length=16, choices=Outcome)
+    status = models.PositiveIntegerField()
+    code = models.CharField(max_length=64)
+    duration_ms = models.PositiveIntegerField()
+    first_token_ms = models.PositiveIntegerField(null=True)
+    input_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    reasoning_tokens = models.BigIntegerField(default=0)
+    is_estimated = models.BooleanField(default=False)
+    price_id = models.BigIntegerField(default=0)
+    switch_id = models.BigIntegerField(null=True)
+    rung = models.IntegerField(null=True)
+    source_ip = models.CharField(max_length=45, blank=True)
+
+    class Meta:
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["endpoint_id", "-at", "-id"], name="metering_call_endpoint"),
+            models.Index(fields=["at"], name="metering_call_at"),
+        ]
+
+    def __str__(self) -> str:
+        return self.call_id
+
+
+class DrainPosition(models.Model):
+    """How far a generation of the usage stream was drained; its row lock makes one drain at a time."""
+
+    generation = models.CharField(max_length=64, primary_key=True)
+    last_id = models.CharField(max_length=32, default="0-0")
+    drained_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.generation} {self.last_id}"
