@@ -1,0 +1,129 @@
+"""The process table: what `manage.py up` runs here, and `docker-compose.yml` runs in containers.
+
+A later part of the product adds its process to `process_table` and gets restarts, logs and the orderly end for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of the table.
+
+    `needs` names what has to be ready before the first start (and is ended later). `ready` is the address that says
+    so: `http://…` must answer 200, `redis://…` a ping; without one a process is ready as soon as it runs. A step
+    (`is_step`) runs once and is ready when it has ended with exit code 0.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    ready: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    is_step: bool = False
+    stop_seconds: float = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the table runs: addresses, folders, and which of the optional parts are wanted.
+
+    `valkey` is the command of the embedded server, empty when `REDIS_URL` names another; `demo_port` is 0 without demo.
+    """
+
+    data_dir: Path
+    bind_host: str = "127.0.0.1"
+    port: int = 8000
+    gateway_port: int = 8001
+    gateway_workers: int = 2
+    demo_port: int = 0
+    valkey: tuple[str, ...] = ()
+    redis_url: str = ""
+    admin_password: str = ""
+    python: str = "python"
+
+    @property
+    def probe_host(self) -> str:
+        """The address under which this machine itself reaches what listens on `bind_host`."""
+        return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.bind_host, self.bind_host)
+
+
+def process_table(site: Site) -> list[Process]:
+    """Everything that runs, in reading order; `needs` decides the order of starting."""
+    manage = (site.python, "manage.py")
+    celery = (site.python, "-m", "celery", "--app", "arkconsole.celery:app", "--quiet")
+    worker_flags = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO", "-O", "fair")
+    redis = ("valkey",) if site.valkey else ()
+    table: list[Process] = []
+    if site.valkey:
+        table.append(Process("valkey", site.valkey, ready=site.redis_url))
+    table += [
+        Process("migrate", (*manage, "migrate", "--noinput", "--skip-checks"), is_step=True),
+        Process("cache-table", (*manage, "createcachetable"), needs=("migrate",), is_step=True),
+        Process(
+            "admin",
+            (*manage, "ensure_admin"),
+            needs=("cache-table",),
+            env={"ADMIN_PASSWORD": site.admin_password} if site.admin_password else {},
+            is_step=True,
+        ),
+    ]
+    seeded = "admin"
+    if site.demo_port:
+        table += [
+            Process(
+                "demo",
+                (site.python, "-m", "demo", "--port", str(site.demo_port)),
+                ready=f"http://127.0.0.1:{site.demo_port}/healthz",
+            ),
+            Process("seed-demo", (*manage, "seed_demo"), needs=("admin", "demo"), is_step=True),
+        ]
+        seeded = "seed-demo"
+    table += [
+        Process(
+            "console",
+            (
+                *(site.python, "-m", "gunicorn", "arkconsole.wsgi:application"),
+                *("--bind", f"{site.bind_host}:{site.port}", "--worker-class", "gthread", "--workers", "2"),
+                *("--threads", "8", "--timeout", "60", "--graceful-timeout", "8", "--keep-alive", "30"),
+                "--no-control-socket",
+            ),
+            needs=(seeded, *redis),
+            ready=f"http://{site.probe_host}:{site.port}/readyz",
+        ),
+        Process(
+            "gateway",
+            (
+                *(site.python, "-m", "uvicorn", "gateway.asgi:app"),
+                *("--host", site.bind_host, "--port", str(site.gateway_port), "--workers", str(site.gateway_workers)),
+                *("--loop", "uvloop", "--http", "httptools", "--lifespan", "on", "--no-access-log"),
+                *("--no-server-header", "--no-proxy-headers", "--timeout-keep-alive", "75", "--backlog", "4096"),
+                # A worker that computes for a while is not a dead one: uvicorn's own patience of 5 s is too short here.
+                *("--timeout-graceful-shutdown", "8", "--timeout-worker-healthcheck", "30"),
+            ),
+            needs=(seeded, *redis),
+            ready=f"http://{site.probe_host}:{site.gateway_port}/readyz",
+        ),
+        Process(
+            "worker-ticks",
+            # Processes, since only they can be ended by the time limit when a tick hangs.
+            (*celery, "worker", "-Q", "ticks", "-n", "ticks@%h", "-P", "prefork", "-c", "2", *worker_flags),
+            needs=(seeded, *redis),
+        ),
+        Process(
+            "worker-slow",
+            # Threads: probes and deliveries wait for others, and have deadlines of their own.
+            (*celery, "worker", "-Q", "slow", "-n", "slow@%h", "-P", "threads", "-c", "8", *worker_flags),
+            needs=(seeded, *redis),
+        ),
+        Process(
+            "beat",
+            (*celery, "beat", "--pidfile=", "--schedule", str(site.data_dir / "run" / "celerybeat-schedule")),
+            needs=(seeded, *redis),
+        ),
+    ]
+    return table

