@@ -24,6 +24,7 @@ import psutil
 from arkconsole.processes import Process
 
 LOG_BYTES = 8 * 1024 * 1024
+LOG_CHECK_SECONDS = 5.0
 ORPHAN_SECONDS = 8.0
 
 
@@ -56,7 +57,9 @@ def lock(path: Path) -> IO[str]:
     try:
         file = path.open("a+", encoding="ascii")
     except OSError as error:
-        raise UpError(f"Cannot write to {path.parent}: {error.strerror}. Set DATA_DIR to a folder of your own.") from None
+        raise UpError(
+            f"Cannot write to {path.parent}: {error.strerror}. Set DATA_DIR to a folder of your own."
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -82,9 +85,7 @@ def require_free_port(host: str, port: int, variable: str) -> None:
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
-        raise PortTaken(
-            f"Cannot listen on {host}:{port} ({error.strerror}); set {variable} to another port."
-        ) from None
+        raise PortTaken(f"Cannot listen on {host}:{port} ({error.strerror}); set {variable} to another port.") from None
 
 
 def free_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
@@ -254,7 +255,9 @@ class Supervisor:
             if not ready.done():
                 late = [child for child in self._children.values() if not child.ready.is_set() and child.pid]
                 names = ", ".join(child.process.name for child in late) or "a process"
-                raise StartFailed(f"Not ready after {self._patience:g} s: {names}.{self._tail(late[0]) if late else ''}")
+                raise StartFailed(
+                    f"Not ready after {self._patience:g} s: {names}.{self._tail(late[0]) if late else ''}"
+                )
             return True
         finally:
             ready.cancel()
@@ -423,7 +426,7 @@ class Supervisor:
     async def _bound_logs(self) -> None:
         """Keep each log under `LOG_BYTES`, with one older part beside it. Children append, so truncating is safe."""
         while True:
-            await asyncio.sleep(5)
+            await asyncio.sleep(LOG_CHECK_SECONDS)
             for path in self._log_dir.glob("*.log"):
                 with contextlib.suppress(OSError):
                     if path.stat().st_size > LOG_BYTES:

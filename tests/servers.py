@@ -198,7 +198,9 @@ def _postgres_bin() -> Path:
         return Path(on_path).resolve().parent
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not found:
-        raise pytest.UsageError("PostgreSQL is not installed: run `make test`, which installs it, or ARK_TEST_ON=sqlite.")
+        raise pytest.UsageError(
+            "PostgreSQL is not installed: run `make test`, which installs it, or ARK_TEST_ON=sqlite."
+        )
     return found[-1].parent
 
 
@@ -218,7 +220,7 @@ def _set_environment() -> None:
         os.environ["DATABASE_URL"] = postgres_server.url("ark")
     os.environ["REDIS_URL"] = redis_server.url
     os.environ["DATA_DIR"] = _folder
-    os.environ["SECRET_KEY"] = "a secret that only tests know, long enough for Django's own check"  # noqa: S105
+    os.environ["SECRET_KEY"] = "a secret that only tests know, long enough for Django's own check"
     os.environ["FIELD_ENCRYPTION_KEY"] = "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0LCAzMiBieXQ="
     # pytest-playwright-like loops of the sync API must not trip Django's guard in the very same thread.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
