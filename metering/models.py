@@ -8,10 +8,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 
 class Usage(models.Model):
-    """Sums of one (time, endpoint, version, api, key, price). Tokens are integers; cost is tokens × price, in Python."""
+    """Sums of one (time, endpoint, version, api, key, price). Tokens are integers; cost is tokens × price, in Python.
+
+    `calls` = succeeded + limited + rejected + failed + cancelled. A version or key that is not known is 0.
+    """
 
     at = models.DateTimeField(help_text="start of the minute or hour, UTC")
     project_id = models.CharField(max_length=64)
@@ -23,7 +27,7 @@ class Usage(models.Model):
     calls = models.BigIntegerField(default=0)
     succeeded = models.BigIntegerField(default=0)
     limited = models.BigIntegerField(default=0, help_text="refused by RPM or TPM")
-    rejected = models.BigIntegerField(default=0, help_text="4xx of the model server")
+    rejected = models.BigIntegerField(default=0, help_text="4xx, ours or the model server's")
     failed = models.BigIntegerField(default=0, help_text="5xx, cut, lost, no server")
     cancelled = models.BigIntegerField(default=0, help_text="the client left")
     input_tokens = models.BigIntegerField(default=0)
@@ -69,14 +73,15 @@ class CallRecord(models.Model):
     """One call, without its content; kept for CALL_RECORD_DAYS. `call_id` makes counting exactly-once."""
 
     class Outcome(models.TextChoices):
-        SUCCESS = "success"
-        REJECTED = "rejected"
-        LIMITED = "limited"
-        UPSTREAM_ERROR = "upstream_error"
-        CLIENT_CLOSED = "client_closed"
-        CUT = "cut"
-        LOST = "lost"
-        REFUSED = "refused"
+        """How a call ended; the values are those of `metering.events.Outcome`, which says what each means."""
+
+        SUCCESS = "success", _("Succeeded")
+        REJECTED = "rejected", _("Rate limited")
+        REFUSED = "refused", _("Refused")
+        UPSTREAM_ERROR = "upstream_error", _("Model server error")
+        CLIENT_CLOSED = "client_closed", _("Cancelled by the caller")
+        CUT = "cut", _("Cut off by the model server")
+        LOST = "lost", _("Lost with its gateway process")
 
     call_id = models.CharField(max_length=64, unique=True)
     client_request_id = models.CharField(max_length=128, blank=True)
@@ -99,7 +104,8 @@ class CallRecord(models.Model):
     cached_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
     reasoning_tokens = models.BigIntegerField(default=0)
-    is_estimated = models.BooleanField(default=False)
+    is_estimated = models.BooleanField(default=False, help_text="tokens are an estimate: the server sent no usage")
+    overrun_tokens = models.BigIntegerField(default=0, help_text="used beyond what was reserved")
     price_id = models.BigIntegerField(default=0)
     switch_id = models.BigIntegerField(null=True)
     rung = models.IntegerField(null=True)
@@ -124,3 +130,29 @@ class DrainPosition(models.Model):
 
     def __str__(self) -> str:
         return f"{self.generation} {self.last_id}"
+
+
+class DeadEvent(models.Model):
+    """An entry of the usage stream that could not be counted, kept as it came so that nothing is lost silently."""
+
+    class Reason(models.TextChoices):
+        UNREADABLE = "unreadable", _("not a usage event")
+        INVALID = "invalid", _("values out of range")
+        TOO_OLD = "too_old", _("older than the call records, so a duplicate could not be told")
+
+    generation = models.CharField(max_length=64)
+    entry_id = models.CharField(max_length=48)
+    at = models.DateTimeField(help_text="when the drain met it")
+    reason = models.CharField(max_length=16, choices=Reason)
+    detail = models.CharField(max_length=255)
+    data = models.BinaryField(help_text="the entry's value, at most 64 KiB of it")
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-id"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["generation", "entry_id"], name="metering_dead_once")
+        ]
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["at"], name="metering_dead_at")]
+
+    def __str__(self) -> str:
+        return f"{self.generation} {self.entry_id}: {self.reason}"
