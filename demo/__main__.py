@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         listener = socket.create_server((options.host, options.port), backlog=_BACKLOG)
     except OSError as error:
-        reason = error.strerror or error
+        # What Python adds to the text repeats the address.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         print(f"demo: cannot listen on {options.host}:{options.port}: {reason}.", file=sys.stderr)  # noqa: T201
         return 2
     try:

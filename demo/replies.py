@@ -213,11 +213,9 @@ def _worked_out(found: re.Match[str]) -> str:
 
 def _text_of_length(length: int, chinese: bool) -> str:
     sentences = _ZH_POINTS if chinese else tuple(point + " " for point in _EN_POINTS)
-    tokens: list[str] = []
-    while len(tokens) < length:
-        for sentence in sentences:
-            tokens += tokenise(sentence)
-    return "".join(tokens[:length])
+    # Every sentence has more tokens than there are sentences, so this is long enough.
+    text = "".join(sentences) * (length // len(sentences) + 1)
+    return "".join(tokenise(text)[:length])
 
 
 def _about_images(sizes: list[tuple[int, int] | None], chinese: bool) -> str:
