@@ -61,26 +61,25 @@ def process_table(site: Site) -> list[Process]:
     table: list[Process] = []
     if site.valkey:
         table.append(Process("valkey", site.valkey, ready=site.redis_url))
-    table += [
-        Process("migrate", (*manage, "migrate", "--noinput", "--skip-checks"), is_step=True),
-        Process("cache-table", (*manage, "createcachetable"), needs=("migrate",), is_step=True),
-        Process(
-            "admin",
-            (*manage, "ensure_admin"),
-            needs=("cache-table",),
-            env={"ADMIN_PASSWORD": site.admin_password} if site.admin_password else {},
-            is_step=True,
-        ),
-    ]
-    seeded = "admin"
+    made = {"ADMIN_PASSWORD": site.admin_password} if site.admin_password else {}
+    table.append(Process("prepare", (*manage, "prepare"), env=made, is_step=True))
+    seeded = "prepare"
     if site.demo_port:
         table += [
             Process(
                 "demo",
-                (site.python, "-m", "demo", "--port", str(site.demo_port)),
+                (
+                    site.python,
+                    "-m",
+                    "demo",
+                    "--port",
+                    str(site.demo_port),
+                    "--state",
+                    str(site.data_dir / "demo-state"),
+                ),
                 ready=f"http://127.0.0.1:{site.demo_port}/healthz",
             ),
-            Process("seed-demo", (*manage, "seed_demo"), needs=("admin", "demo"), is_step=True),
+            Process("seed-demo", (*manage, "seed_demo"), needs=("prepare", "demo"), is_step=True),
         ]
         seeded = "seed-demo"
     table += [
@@ -90,7 +89,7 @@ def process_table(site: Site) -> list[Process]:
                 *(site.python, "-m", "gunicorn", "arkconsole.wsgi:application"),
                 *("--bind", f"{site.bind_host}:{site.port}", "--worker-class", "gthread", "--workers", "2"),
                 *("--threads", "8", "--timeout", "60", "--graceful-timeout", "8", "--keep-alive", "30"),
-                "--no-control-socket",
+                *("--no-control-socket", "--preload"),
             ),
             needs=(seeded, *redis),
             ready=f"http://{site.probe_host}:{site.port}/readyz",

@@ -59,6 +59,7 @@ try:
     DEBUG: bool = env.bool("DEBUG", False)
     DEMO: bool = env.bool("DEMO", True)
 
+    BIND_HOST: str = env.str("BIND_HOST", "127.0.0.1")
     PORT = _number("PORT", 8000, 1, 65535)
     GATEWAY_PORT = _number("GATEWAY_PORT", 8001, 1, 65535)
     GATEWAY_WORKERS = _number("GATEWAY_WORKERS", 2, 1, 64)
@@ -115,7 +116,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.humanize",
     "whitenoise.runserver_nostatic",
-    "django.contrib.staticfiles",
+    "arkconsole.static_files.StaticFiles",
     "django.forms",
     "django_htmx",
     "csp",

@@ -123,9 +123,9 @@ def _is_ours(note: Mapping[str, Any], members: list[psutil.Process]) -> bool:
         with contextlib.suppress(psutil.Error):
             if process.pid == note["pid"]:
                 # The clock may have been set since, which moves every start time: then the command decides.
-                return abs(process.create_time() - note["created_at"]) < 2 or process.cmdline() == note["command"]
+                return bool(abs(process.create_time() - note["created_at"]) < 2 or process.cmdline() == note["command"])
     # The leader is gone. A number is not given out again while its group lives, so who is left is ours.
-    return all(process.create_time() >= note["created_at"] - 2 for process in members)
+    return all(bool(process.create_time() >= note["created_at"] - 2) for process in members)
 
 
 def reap_orphans(run_dir: Path) -> list[str]:
@@ -248,7 +248,8 @@ class Supervisor:
         self._background(self._bound_logs())
         ready = asyncio.gather(*(child.ready.wait() for child in self._children.values()))
         try:
-            await asyncio.wait({ready, self._failed}, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [ready, self._failed]
+            await asyncio.wait(ends, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 self._failed.result()
                 return False

