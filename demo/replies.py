@@ -213,9 +213,10 @@ def _worked_out(found: re.Match[str]) -> str:
 
 def _text_of_length(length: int, chinese: bool) -> str:
     sentences = _ZH_POINTS if chinese else tuple(point + " " for point in _EN_POINTS)
-    # Every sentence has more tokens than there are sentences, so this is long enough.
-    text = "".join(sentences) * (length // len(sentences) + 1)
-    return "".join(tokenise(text)[:length])
+    once = "".join(sentences)
+    # Where two copies meet, a space may join the next word: one token less for each copy.
+    copies = length // (len(tokenise(once)) - 1) + 1
+    return "".join(tokenise(once * copies)[:length])
 
 
 def _about_images(sizes: list[tuple[int, int] | None], chinese: bool) -> str:
