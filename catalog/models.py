@@ -9,10 +9,50 @@ from typing import ClassVar
 
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Prefetch, Q
 from django.utils.translation import gettext_lazy as _
 
 from common.fields import EncryptedTextField
+
+
+class Trouble(models.TextChoices):
+    """What is wrong with a model server. The value is stored, the label is the sentence that people read."""
+
+    NAME_NOT_FOUND = (
+        "name_not_found",
+        _("The host name does not resolve. Check its spelling, and the DNS of this machine."),
+    )
+    FORBIDDEN_ADDRESS = (
+        "forbidden_address",
+        _("The name leads to a link-local, metadata or reserved address; we never call those."),
+    )
+    REFUSED = "refused", _("Nothing listens there: the connection was refused. Is the server running, on this port?")
+    UNREACHABLE = "unreachable", _("The host cannot be reached. Check the network and the firewall.")
+    TLS = (
+        "tls",
+        _("No trusted TLS connection: the certificate is not valid for this host, or the server speaks plain HTTP."),
+    )
+    TIMEOUT = "timeout", _("The server did not answer in time.")
+    BROKEN = "broken", _("The connection broke, or what came back is not HTTP. Perhaps the server wants https://.")
+    UNAUTHORIZED = "unauthorized", _("401: the server does not accept this key.")
+    FORBIDDEN = "forbidden", _("403: the server refuses this key, or this machine.")
+    NOT_FOUND = "not_found", _("404: the server has no such page; the path is probably missing /v1.")
+    REDIRECTED = "redirected", _("The server points elsewhere; redirects are never followed. Enter the final address.")
+    RATE_LIMITED = "rate_limited", _("429: the server is refusing requests because of too many.")
+    SERVER_ERROR = "server_error", _("The server answered with an error of its own (5xx).")
+    UNEXPECTED_STATUS = "unexpected_status", _("The server answered with an unexpected status.")
+    NOT_JSON = "not_json", _("The answer is not JSON. Is this the address of an OpenAI-compatible server?")
+    NOT_A_MODEL_LIST = (
+        "not_a_model_list",
+        _("The answer is JSON, but not a list of models. Is this an OpenAI-compatible server?"),
+    )
+    TOO_LARGE = "too_large", _("The answer is far larger than a list of models can be.")
+
+
+class ModelServerQuerySet(models.QuerySet["ModelServer"]):
+    def due(self, now: datetime) -> ModelServerQuerySet:
+        """What the probe tick must look at."""
+        return self.filter(is_enabled=True).filter(Q(next_probe_at__isnull=True) | Q(next_probe_at__lte=now))
 
 
 class ModelServer(models.Model):
@@ -43,11 +83,16 @@ class ModelServer(models.Model):
     )  # fmt: skip
     is_enabled = models.BooleanField(_("enabled"), default=True)
     state = models.CharField(_("state"), max_length=8, choices=State, default=State.UNKNOWN, editable=False)
-    state_reason = models.CharField(_("reason"), max_length=255, blank=True, editable=False)
+    state_reason = models.CharField(_("reason"), max_length=32, choices=Trouble, blank=True, editable=False)
+    state_detail = models.CharField(
+        max_length=255, blank=True, editable=False, help_text="what the server or the system said, untranslated"
+    )
     failed_probes = models.PositiveIntegerField(default=0, editable=False)
     probed_at = models.DateTimeField(_("last probe"), null=True, blank=True, editable=False)
     next_probe_at = models.DateTimeField(null=True, blank=True, editable=False, db_index=True)
     reported_models = models.JSONField(default=list, blank=True, editable=False, help_text="ids of its own GET /models")
+
+    objects = ModelServerQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar[list[str]] = ["name"]
@@ -60,6 +105,21 @@ class ModelServer(models.Model):
     @property
     def trn(self) -> str:
         return f"trn:ark:local:arkconsole:modelserver/{self.pk}"
+
+    @property
+    def project_id(self) -> str:
+        """The catalogue belongs to no project; its record is kept under "system"."""
+        return "system"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether calls are sent to it."""
+        return self.is_enabled and self.state == self.State.UP
+
+    @property
+    def state_sentence(self) -> str:
+        """What is wrong with it, for people; "" when nothing is known to be."""
+        return str(self.get_state_reason_display()) if self.state_reason else ""
 
 
 class FoundationModel(models.Model):
@@ -98,7 +158,11 @@ class ModelVersionQuerySet(models.QuerySet["ModelVersion"]):
         return self.filter(Q(retires_at__isnull=True) | Q(retires_at__gt=now)).filter(Exists(live))
 
     def for_list(self) -> ModelVersionQuerySet:
-        return self.select_related("model", "replacement__model").prefetch_related("prices", "deployments__server")
+        """Rows with all that a page shows of them, in three queries. Keys of servers stay where they are."""
+        running = Deployment.objects.select_related("server").defer("server__api_key")
+        return self.select_related("model", "replacement__model").prefetch_related(
+            "prices", Prefetch("deployments", queryset=running)
+        )
 
 
 class ModelVersion(models.Model):
@@ -141,9 +205,13 @@ class ModelVersion(models.Model):
         return f"{self.model.display_name} / {self.version}"
 
     @property
-    def model_id(self) -> str:
+    def public_id(self) -> str:
         """What callers may write as `model`, and what answers carry."""
         return f"{self.model.name}-{self.version}"
+
+    @property
+    def trn(self) -> str:
+        return f"trn:ark:local:arkconsole:foundationmodel/{self.public_id}"
 
     def is_retired(self, now: datetime) -> bool:
         return self.retires_at is not None and self.retires_at <= now
