@@ -49,11 +49,8 @@ class EndpointQuerySet(models.QuerySet["Endpoint"]):
         return self.alive().filter(project__in=Project.objects.visible_to(user))
 
     def for_list(self) -> EndpointQuerySet:
+        """With what a row shows, in the same query."""
         return self.select_related("version__model", "creator", "project")
-
-    def due(self, now: datetime) -> EndpointQuerySet:
-        """What the status tick must look at."""
-        return self.alive().filter(check_at__lte=now)
 
 
 class Endpoint(models.Model):
@@ -71,12 +68,17 @@ class Endpoint(models.Model):
     tags = models.JSONField(_("tags"), default=dict, blank=True, help_text="{key: value}")
     desired = models.CharField(max_length=8, choices=Desired, default=Desired.RUNNING)
     status = models.CharField(max_length=12, choices=Status, default=Status.SCHEDULING)
-    status_reason = models.CharField(max_length=255, blank=True, help_text="code of endpoints.lifecycle.Reason")
-    status_detail = models.CharField(max_length=255, blank=True, help_text="what the server said, untranslated")
+    status_reason = models.CharField(max_length=32, blank=True, help_text="code of endpoints.lifecycle.Reason")
+    status_subject = models.CharField(max_length=150, blank=True, help_text="the server, person or model it speaks of")
+    status_detail = models.CharField(
+        max_length=255, blank=True, help_text="code of catalog.models.Trouble, else what the server said, untranslated"
+    )
     status_version = models.PositiveIntegerField(default=0)
     status_at = models.DateTimeField()
-    check_at = models.DateTimeField(null=True, db_index=True, help_text="when the tick must look again; empty: at rest")
     revision = models.PositiveIntegerField(default=0)
+    field_revisions = models.JSONField(
+        default=dict, blank=True, help_text="{field: revision that last changed it}, to tell who is late what changed"
+    )
     creator = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="endpoints"
     )
@@ -98,7 +100,14 @@ class Endpoint(models.Model):
         ]
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["project", "kind", "-created_at", "-id"], name="endpoints_list"),
-            models.Index(fields=["version", "status"], name="endpoints_version_status"),
+            models.Index(fields=["project", "kind", "name", "id"], name="endpoints_list_name"),
+            models.Index(fields=["project", "kind", "status", "id"], name="endpoints_list_status"),
+            # The tick counts endpoints by these columns every two seconds; the index alone answers it.
+            models.Index(
+                fields=["version", "desired", "status", "status_reason", "status_subject"],
+                condition=Q(deleted_at__isnull=True),
+                name="endpoints_converge",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -118,8 +127,7 @@ class Endpoint(models.Model):
     @property
     def is_moving(self) -> bool:
         """Whether the page should refresh itself: the tick still has something to do."""
-        wants_running = self.desired == Desired.RUNNING
-        return self.status == Status.SCHEDULING or (wants_running == (self.status == Status.STOPPED))
+        return self.status == Status.SCHEDULING
 
     def has_just_moved(self, now: datetime) -> bool:
         """Whether the status changed within the last seconds, for the row's flash."""
@@ -133,7 +141,8 @@ class EndpointEvent(models.Model):
     at = models.DateTimeField()
     from_status = models.CharField(max_length=12, blank=True)
     to_status = models.CharField(max_length=12)
-    reason = models.CharField(max_length=255, blank=True)
+    reason = models.CharField(max_length=32, blank=True)
+    subject = models.CharField(max_length=150, blank=True)
     detail = models.CharField(max_length=255, blank=True)
     actor_id = models.CharField(max_length=64, blank=True)
     actor_name = models.CharField(max_length=150, blank=True)

@@ -1,0 +1,47 @@
+"""What runs in the worker for endpoints, and the nudge that wakes it before its next tick."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import kombu.exceptions
+from celery import shared_task
+from django.db import transaction
+from django.utils import timezone
+
+from common import redis
+from endpoints import convergence
+
+log = logging.getLogger(__name__)
+
+# After a failure the next nudges are left out for a while: the tick comes anyway, and no page waits twice for a Redis
+# that is away.
+QUIET_SECONDS = 5.0
+_quiet_until = 0.0
+
+
+@shared_task(name="endpoints.converge", queue="ticks")
+def converge() -> None:
+    """Make the status of endpoints follow what people want and what their model servers do."""
+    convergence.converge(now=timezone.now())
+
+
+def nudge() -> None:
+    """After commit, ask the worker to converge now rather than at its next tick. Never raises, never waits long."""
+    transaction.on_commit(_nudge)
+
+
+def _nudge() -> None:
+    global _quiet_until
+    if time.monotonic() < _quiet_until:
+        return
+    # The probe has a deadline of its own; the broker's are longer.
+    if redis.is_alive():
+        try:
+            converge.apply_async(retry=False, expires=10)
+        except (kombu.exceptions.OperationalError, redis.Error, OSError) as error:
+            log.info("no nudge to the worker: %s", error)
+        else:
+            return
+    _quiet_until = time.monotonic() + QUIET_SECONDS
