@@ -53,7 +53,8 @@ class UsageMinute(Usage):
             models.UniqueConstraint(fields=USAGE_KEY, name="metering_minute_once")
         ]
         indexes: ClassVar[list[models.Index]] = [
-            models.Index(fields=["project_id", "at"], name="metering_minute_project")
+            models.Index(fields=["project_id", "at"], name="metering_minute_project"),
+            models.Index(fields=["at"], name="metering_minute_at"),
         ]
 
 
