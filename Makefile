@@ -1,0 +1,65 @@
+# The commands that people and scripts use. `make run` and `make test` work in a fresh clone.
+PYTHON ?= python3
+PY := .venv/bin/python
+CODE := arkconsole gateway endpoints metering catalog iam audit common demo tests bench tools manage.py
+
+# Only so that checks can load the settings; a server never starts with these.
+CHECK_ENV := SECRET_KEY=only-for-checks-that-serve-nothing-0123456789-0123456789 \
+  FIELD_ENCRYPTION_KEY=Y2hlY2tzIG9ubHksIG5vdCBhIHNlY3JldCwgMzJieXQ= DATABASE_URL=sqlite://:memory:
+
+.PHONY: help setup run test test-unit test-engines check bench messages lock format clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup:  ## everything a first run needs; done again only where something has changed
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not on PATH." >&2; exit 1; }
+	@$(PYTHON) tools/setup.py
+
+run: setup  ## run the whole product here, with a demo model server (DEMO=0: without); Ctrl-C stops it
+	@DEMO=$${DEMO:-1} exec $(PY) manage.py up
+
+setup-dev:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not on PATH." >&2; exit 1; }
+	@$(PYTHON) tools/setup.py --dev
+
+test: setup-dev  ## lint, types, contracts, then all tests on real servers and a real browser
+	@tools/debian.sh
+	@$(MAKE) --no-print-directory check
+	$(PY) -m pytest -q
+	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart"
+
+test-unit: setup-dev  ## the quick part alone, on SQLite and the embedded Valkey: needs nothing but Python
+	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart"
+
+test-engines:  ## calls through a real inference engine (llama.cpp) with a model that the test writes
+	@$(PYTHON) tools/setup.py --dev --engines
+	@tools/debian.sh
+	$(PY) -m pytest -q tests/engines
+
+check:  ## lint, format, templates, types, imports, migrations, Django's deployment check, translations
+	$(PY) -m ruff check $(CODE)
+	$(PY) -m ruff format --check $(CODE)
+	find templates -name '*.html' -print0 | xargs -0 .venv/bin/djade --target-version 5.2 --check
+	$(CHECK_ENV) $(PY) -m mypy
+	.venv/bin/lint-imports
+	$(CHECK_ENV) $(PY) manage.py makemigrations --check --dry-run
+	CONSOLE_URL=https://ark.example.com $(CHECK_ENV) $(PY) manage.py check --deploy --fail-level WARNING
+	$(PY) tools/messages.py --check
+
+bench: setup-dev  ## the gateway against nginx, in one interleaved run
+	@tools/debian.sh
+	$(PY) -m bench.run
+
+messages:  ## collect every sentence of code and templates into locale/
+	$(PY) tools/messages.py
+
+lock:  ## write the lock files anew (UPGRADE=--upgrade for newer versions)
+	UPGRADE="$(UPGRADE)" tools/lock.sh
+
+format:  ## let the formatters decide
+	$(PY) -m ruff check --fix-only --quiet $(CODE)
+	$(PY) -m ruff format $(CODE)
+	find templates -name '*.html' -print0 | xargs -0 .venv/bin/djade --target-version 5.2
+
+clean:  ## remove what setup made; data (var/) stays
+	rm -rf .venv node_modules staticfiles .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,36 @@
+#!/bin/sh
+# What the tests need beyond Python: a browser, PostgreSQL, redis-server, nginx (for the benchmark), from Debian's own
+# packages. Installs only what is missing and starts none of the daemons that come along.
+set -eu
+has() { command -v "$1" >/dev/null 2>&1; }
+has_postgres() { has initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; }
+wanted=""
+has chromium || wanted="$wanted chromium fonts-noto-cjk"
+has_postgres || wanted="$wanted postgresql"
+has redis-server || wanted="$wanted redis-server"
+has nginx || [ -x /usr/sbin/nginx ] || wanted="$wanted nginx-light"
+[ -n "$wanted" ] || exit 0
+if ! has apt-get; then
+  echo "The tests need Chromium, PostgreSQL, redis-server and nginx on PATH; missing here:$wanted (Debian's names)." >&2
+  exit 1
+fi
+as_root=""
+if [ "$(id -u)" != 0 ]; then
+  has sudo || { echo "Install as root, then run this again: apt-get install$wanted" >&2; exit 1; }
+  as_root=sudo
+fi
+echo "Installing Debian packages:$wanted …"
+# Packages of daemons ask this script whether they may start one: for the length of the installation, no.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+  $as_root chmod 755 "$policy"
+  trap '$as_root rm -f "$policy"' EXIT
+fi
+log=$(mktemp)
+if ! { $as_root apt-get update -qq && $as_root env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -y -qq --no-install-recommends $wanted; } >"$log" 2>&1; then
+  tail -n 20 "$log" >&2
+  exit 1
+fi
+rm -f "$log"
