@@ -1,104 +1,128 @@
-"""One builder per model: a valid row in one line, each value that matters to the test named there.
-
-Builders write rows directly; what a service promises is tested through the service.
-"""
+"""One builder per model: a valid row with what the test names, and dull values elsewhere."""
 
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersion, PriceTier
+from endpoints.lifecycle import Reason
+from endpoints.models import Desired, Endpoint, Kind, Status
 from iam.actors import Actor
 from iam.models import Attachment, Policy, Project, User
+from iam.policies import BUILT_IN
+from metering.models import CallRecord
 
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+NOW = datetime(2026, 4, 21, 10, 0, 49, tzinfo=UTC)
 _numbers = itertools.count(1)
 
 
-# --- iam -------------------------------------------------------------------------------------------------------------
-
-
+# --- iam
 def user(**values: Any) -> User:
-    """A person without any permission; password "password"."""
-    values.setdefault("username", f"user{next(_numbers)}")
-    return User.objects.create_user(password=values.pop("password", "password"), **values)
-
-
-def superuser(**values: Any) -> User:
-    return user(is_superuser=True, is_staff=True, **values)
-
-
-def actor(person: User) -> Actor:
-    return Actor(id=str(person.pk), name=person.username, user=person, source_ip="10.9.8.7", request_id="r-1")
-
-
-def project(slug: str = "default", **values: Any) -> Project:
-    """The project with this id, made when it is not there."""
-    return Project.objects.get_or_create(pk=slug, defaults={"name": slug, **values})[0]
-
-
-def allow(person: User, *actions: str, on: Project | None = None, effect: str = "Allow") -> Policy:
-    """Give `person` a custom policy of `actions`, in one project or (on=None) in all."""
-    policy = Policy.objects.create(
-        name=f"policy{next(_numbers)}",
-        statements=[{"effect": effect, "actions": list(actions), "resources": ["*"]}],
-    )
-    Attachment.objects.create(policy=policy, user=person, project=on)
-    # The backend keeps what it read on the user object for the length of a request.
-    vars(person).pop("_held_policies", None)
-    return policy
-
-
-# --- catalog ---------------------------------------------------------------------------------------------------------
-
-
-def model_server(**values: Any) -> ModelServer:
-    """A server that is up; its address leads nowhere (port 9, discard)."""
     number = next(_numbers)
-    defaults = {
-        "name": f"server{number}",
-        "base_url": "http://127.0.0.1:9/v1",
-        "state": ModelServer.State.UP,
-        "next_probe_at": NOW,
-    }
-    return ModelServer.objects.create(**defaults | values)
+    return User.objects.create_user(**{"username": f"user{number}", "password": "a long password", **values})
+
+
+def project(id: str = "", **values: Any) -> Project:
+    """A project; the same one again for an id that is there."""
+    pk = id or f"project-{next(_numbers)}"
+    return Project.objects.get_or_create(pk=pk, defaults={"name": pk.title(), **values})[0]
+
+
+def policy(*actions: str, name: str = "", effect: str = "Allow") -> Policy:
+    """A custom policy of these actions, or the built-in one of that name."""
+    if name in BUILT_IN:
+        statements = BUILT_IN[name][1]
+        return Policy.objects.get_or_create(name=name, defaults={"is_builtin": True, "statements": statements})[0]
+    statement = {"effect": effect, "actions": list(actions), "resources": ["*"]}
+    return Policy.objects.create(name=name or f"policy{next(_numbers)}", statements=[statement])
+
+
+def member(of: Project | None = None, *actions: str, policy_name: str = "", **values: Any) -> User:
+    """A user with a policy in a project: of `actions`, else the built-in `policy_name` (ArkFullAccess)."""
+    given = policy(*actions) if actions else policy(name=policy_name or "ArkFullAccess")
+    someone = user(**values)
+    Attachment.objects.create(policy=given, user=someone, project=of)
+    return someone
+
+
+def actor(someone: User | None = None, **values: Any) -> Actor:
+    """That user as services take it; a superuser when none is given."""
+    someone = someone or user(is_superuser=True)
+    return Actor(**{"id": str(someone.pk), "name": someone.username, "user": someone, "source_ip": "192.0.2.7",
+                    "request_id": "test", **values})  # fmt: skip
+
+
+# --- catalog
+def model_server(**values: Any) -> ModelServer:
+    number = next(_numbers)
+    values = {"name": f"server{number}", "base_url": f"http://127.0.0.1:{number}/v1", "state": "up", **values}
+    return ModelServer.objects.create(**values)
 
 
 def foundation_model(**values: Any) -> FoundationModel:
-    number = next(_numbers)
-    return FoundationModel.objects.create(**{"name": f"model-{number}", "display_name": f"Model {number}"} | values)
+    name = str(values.pop("name", f"model{next(_numbers)}"))
+    return FoundationModel.objects.create(**{"name": name, "display_name": name.title(), **values})
 
 
-def model_version(**values: Any) -> ModelVersion:
-    """A version, without price or deployment."""
-    if "model" not in values:
-        values["model"] = foundation_model()
-    return ModelVersion.objects.create(**{"version": "251001"} | values)
+def model_version(*, servers: Sequence[ModelServer] = (), **values: Any) -> ModelVersion:
+    """A version, deployed on each of `servers`."""
+    values = {"model": values.get("model") or foundation_model(), "version": "260415", **values}
+    made = ModelVersion.objects.create(**values)
+    for server in servers:
+        deployment(version=made, server=server)
+    return made
 
 
-def price_tier(version: ModelVersion, **values: Any) -> PriceTier:
-    """0.8 / 0.16 / 2 CNY per million tokens from the first token on, valid long since."""
-    defaults = {
-        "input_price": Decimal("0.8"),
-        "cached_price": Decimal("0.16"),
-        "output_price": Decimal(2),
-        "valid_from": datetime(2026, 1, 1, tzinfo=UTC),
+def price_tier(**values: Any) -> PriceTier:
+    values = {
+        "version": values.get("version") or model_version(),
+        "input_price": Decimal("0.8"), "cached_price": Decimal("0.16"), "output_price": Decimal(2),
+        "valid_from": NOW - timedelta(days=365), **values,
+    }  # fmt: skip
+    return PriceTier.objects.create(**values)
+
+
+def deployment(**values: Any) -> Deployment:
+    values = {
+        "version": values.get("version") or model_version(),
+        "server": values.get("server") or model_server(),
+        "upstream_model": "upstream-model",
+        **values,
     }
-    return PriceTier.objects.create(version=version, **defaults | values)
+    return Deployment.objects.create(**values)
 
 
-def deployment(version: ModelVersion, server: ModelServer | None = None, **values: Any) -> Deployment:
-    """`version` on `server`, or on a server of its own that is up."""
-    values.setdefault("upstream_model", version.model.name)
-    return Deployment.objects.create(version=version, server=server or model_server(), **values)
+# --- endpoints
+def endpoint_row(**values: Any) -> Endpoint:
+    """An endpoint that is not saved, for `bulk_create`; needs `project` and `version`."""
+    number = next(_numbers)
+    at = values.get("created_at", NOW)
+    return Endpoint(**{
+        "id": f"ep-20260421180049-{number:05d}", "name": f"endpoint {number}", "rpm": 600, "tpm": 1_000_000,
+        "kind": Kind.CUSTOM, "desired": Desired.RUNNING, "status": Status.RUNNING, "status_reason": Reason.SERVED,
+        "status_at": at, "created_at": at, "updated_at": at, **values,
+    })  # fmt: skip
 
 
-def working_version(**values: Any) -> ModelVersion:
-    """A version with a price, on a server that is up."""
-    version = model_version(**values)
-    price_tier(version)
-    deployment(version)
-    return version
+def endpoint(**values: Any) -> Endpoint:
+    """A healthy custom endpoint of project "default"; its version runs on a server that is up."""
+    values["project"] = values.get("project") or project("default")
+    values["version"] = values.get("version") or model_version(servers=[model_server()])
+    row = endpoint_row(**values)
+    row.save(force_insert=True)
+    return row
+
+
+# --- metering
+def call_record(**values: Any) -> CallRecord:
+    number = next(_numbers)
+    values = {
+        "call_id": f"call-{number}", "at": NOW, "project_id": "default", "endpoint_id": "ep-1", "version_id": 1,
+        "model_id": "model-1", "server_id": None, "api": "chat", "key_id": 1, "outcome": "success", "status": 200,
+        "code": "Success", "duration_ms": 100, **values,
+    }  # fmt: skip
+    return CallRecord.objects.create(**values)
