@@ -49,7 +49,7 @@ class Caller:
         self._watcher: asyncio.Task[None] | None = None
         self._is_gone = False
         self._has_begun = False
-        self.request_id = self.headers.get(b"x-request-id", b"").decode("latin-1")
+        self.request_id = self.headers.get(b"x-request-id", b"")[:200].decode("latin-1")
 
     async def body(self) -> bytes:
         """The whole request body. Raises ``ApiError`` 413, and ``CallerLeft`` when it never comes."""
