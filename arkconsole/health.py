@@ -1,0 +1,78 @@
+"""What is away, as the console knows it: for `/readyz`, and for the sentence above every page while work waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.utils.translation import gettext as _
+
+from arkconsole import ticks
+from common import redis
+
+REMEMBER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """Parts that are away while the console itself works."""
+
+    is_redis_away: bool
+    are_ticks_late: bool
+
+    def names(self) -> list[str]:
+        """Short names for programs: `redis`, `ticks`."""
+        return [name for name, away in (("redis", self.is_redis_away), ("ticks", self.are_ticks_late)) if away]
+
+    def sentence(self) -> str:
+        """What a reader should know, or ""."""
+        if self.is_redis_away:
+            return _("Redis does not answer: background work waits, and each gateway worker enforces its share of the limits.")
+        if self.are_ticks_late:
+            return _("Background work is late: statuses and usage on this page may be out of date.")
+        return ""
+
+
+class Watch:
+    """`look()` asks at most every few seconds per process, so that a page costs no ping and no query for it."""
+
+    def __init__(self, *, remember_seconds: float = REMEMBER_SECONDS) -> None:
+        self._remember = remember_seconds
+        self._lock = threading.Lock()
+        self._seen: tuple[float, Degraded] | None = None
+
+    def look(self, *, now: datetime, monotonic: float | None = None) -> Degraded:
+        """What is away now, or a few seconds ago."""
+        moment = time.monotonic() if monotonic is None else monotonic
+        with self._lock:
+            if self._seen is None or moment - self._seen[0] > self._remember:
+                self._seen = (moment, _ask(now))
+            return self._seen[1]
+
+
+def _ask(now: datetime) -> Degraded:
+    is_redis_away = not redis.is_alive()
+    try:
+        are_ticks_late = ticks.are_late(now)
+    except DatabaseError:
+        are_ticks_late = False  # the page that says so is the database's own
+    return Degraded(is_redis_away=is_redis_away, are_ticks_late=are_ticks_late)
+
+
+watch = Watch()
+
+
+def readiness() -> str:
+    """Why the console cannot serve ("database" or "migrations"), or ""."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        executor = MigrationExecutor(connection)
+        is_behind = bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    except DatabaseError:
+        return "database"
+    return "migrations" if is_behind else ""
