@@ -49,7 +49,7 @@ def wait_until(predicate: Callable[[], object], *, seconds: float = 30, what: st
         time.sleep(0.05)
 
 
-def _dying_with_us(*command: str, user: str = "") -> list[str]:
+def dying_with_us(*command: str, user: str = "") -> list[str]:
     """The command under setpriv: ended with this process however that ends, and as another user where one is named."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -76,7 +76,7 @@ class RedisServer:
         """Start it, with the data of the last time where it is durable; return when it answers."""
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="ark-redis-")
         self._process = subprocess.Popen(
-            _dying_with_us(
+            dying_with_us(
                 self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--databases", "64",
                 "--appendonly", self._durable, "--dir", self._folder.name, "--daemonize", "no",
             ),
@@ -129,7 +129,7 @@ class PostgresServer:
             shutil.chown(folder, self._user)
         bin_dir = _postgres_bin()
         subprocess.run(
-            _dying_with_us(
+            dying_with_us(
                 str(bin_dir / "initdb"), "-D", str(folder / "data"), "-U", "ark", "-A", "trust", "-E", "UTF8",
                 "--locale=C.UTF-8", "--no-sync", user=self._user,
             ),
@@ -143,7 +143,7 @@ class PostgresServer:
         with (folder.parent / f"{folder.name}.log").open("wb") as log:
             self._log = Path(log.name)
             self._process = subprocess.Popen(
-                _dying_with_us(str(bin_dir / "postgres"), "-D", str(folder / "data"), *flags, user=self._user),
+                dying_with_us(str(bin_dir / "postgres"), "-D", str(folder / "data"), *flags, user=self._user),
                 cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         wait_until(self._accepts, what=f"PostgreSQL answers; its log: {self._log}")

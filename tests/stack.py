@@ -1,0 +1,168 @@
+"""The whole product as a newcomer runs it, `manage.py up`, in a data directory of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+
+from tests.servers import ROOT, dying_with_us, free_port, wait_until
+
+START_SECONDS = 120
+STOP_SECONDS = 60
+
+
+class Stack:
+    """One run of `manage.py up`; `start()` returns when it has printed its block.
+
+    Without `env` it is the quick start: SQLite and the embedded Valkey. `output` is what a person sees at the terminal.
+    """
+
+    def __init__(self, data_dir: Path, env: Mapping[str, str] | None = None) -> None:
+        self.data_dir = data_dir
+        self.port, self.gateway_port = free_port(), free_port()
+        self.console_url = f"http://127.0.0.1:{self.port}"
+        self.gateway_url = f"http://127.0.0.1:{self.gateway_port}"
+        self.env = {
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
+            "DATA_DIR": str(data_dir),
+            "PORT": str(self.port),
+            "GATEWAY_PORT": str(self.gateway_port),
+            "DEMO": "1",
+            **(env or {}),
+        }
+        self._terminal = data_dir.with_name(f"{data_dir.name}-terminal.txt")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def output(self) -> str:
+        return self._terminal.read_text(encoding="utf-8") if self._terminal.exists() else ""
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def launch(self) -> None:
+        """Start without waiting."""
+        with self._terminal.open("wb") as terminal:
+            self._process = subprocess.Popen(
+                dying_with_us(sys.executable, "manage.py", "up"),
+                cwd=ROOT,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=terminal,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def start(self) -> float:
+        """Start; return the seconds until everything was ready."""
+        began = time.monotonic()
+        self.launch()
+
+        def is_ready() -> bool:
+            assert self.process.poll() is None, f"`manage.py up` ended by itself:\n{self.output}{self.logs()}"
+            return "Ctrl-C stops everything" in self.output
+
+        try:
+            wait_until(is_ready, seconds=START_SECONDS, what="`manage.py up` is ready")
+        except AssertionError as error:
+            self.stop()
+            raise AssertionError(f"{error}\n{self.output}{self.logs()}") from None
+        return time.monotonic() - began
+
+    def interrupt(self) -> int:
+        """Ctrl-C; the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(STOP_SECONDS)
+
+    def stop(self) -> None:
+        """End it whatever its state."""
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.interrupt()
+                return
+            self._process.kill()
+            self._process.wait()
+
+    def logs(self, lines: int = 15) -> str:
+        """The last lines of every log, for a failure's message."""
+        tails = []
+        for path in sorted((self.data_dir / "log").glob("*.log")):
+            text = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+            tails.append("\n".join([f"--- {path.name}", *text]))
+        return "\n".join(tails)
+
+    # --- what it says of itself ---------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def admin_password(self) -> str:
+        if "ADMIN_PASSWORD" in self.env:
+            return self.env["ADMIN_PASSWORD"]
+        found = re.search(r"admin / (\S+)", self.output)
+        assert found, self.output
+        return found[1]
+
+    @property
+    def demo_key(self) -> str:
+        return (self.data_dir / "demo-key").read_text().strip()
+
+    @property
+    def demo_endpoint(self) -> str:
+        return (self.data_dir / "demo-endpoint").read_text().strip()
+
+    @property
+    def demo_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['demo']}"
+
+    @property
+    def ports(self) -> dict[str, int]:
+        ports: dict[str, int] = json.loads((self.data_dir / "run" / "ports.json").read_text())
+        return ports
+
+    @property
+    def curl_line(self) -> str:
+        """The command that the block tells people to try."""
+        found = re.search(r"^\s*(curl .*)$", self.output, re.MULTILINE)
+        assert found, self.output
+        return found[1]
+
+    def is_ready(self, url: str) -> bool:
+        """Whether `/readyz` at this address answers 200 now."""
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == 200
+        return False
+
+    # --- breaking it --------------------------------------------------------------------------------------------------
+
+    def pid(self, name: str) -> int:
+        """The process of the table that runs now; 0 while it is down."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(json.loads((self.data_dir / "run" / f"{name}.pid").read_text())["pid"])
+        return 0
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End one process of the table as a crash would; return its old pid. It comes back by itself."""
+        pid = self.pid(name)
+        assert pid, f"{name} does not run"
+        os.kill(pid, number)
+        return pid
+
+    def wait_back(self, name: str, old_pid: int, *, seconds: float = 30) -> int:
+        """Wait until `name` runs again after `kill`, as another process."""
+        return int(str(wait_until(lambda: self.pid(name) not in {0, old_pid} and self.pid(name), seconds=seconds)))
+
+    @staticmethod
+    def wait_until(predicate: Callable[[], object], *, seconds: float = 30, what: str = "") -> object:
+        return wait_until(predicate, seconds=seconds, what=what)
