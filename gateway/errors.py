@@ -224,6 +224,15 @@ def answer_timed_out() -> Refusal:
     )
 
 
+def bad_answer() -> Refusal:
+    return Refusal(
+        502,
+        "InternalServiceError",
+        "InternalServerError",
+        "The model server's answer could not be understood. Please retry later. Request ID: {id}",
+    )
+
+
 def internal() -> Refusal:
     return Refusal(
         500,

@@ -12,9 +12,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from gateway.resp import Pipe, RedisAway, Script
 from metering import events
@@ -35,17 +36,16 @@ def new_generation() -> str:
     return secrets.token_hex(8)
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True):
     """What the limits said. `limit` is None when the call may go, else the limit ("rpm", "tpm") that refused it.
 
-    `reserved` tokens are held until the call is settled.
+    `reserved` tokens are held until the call is settled; `at` is this process's clock at that time.
     """
 
     reserved: int = 0
     limit: str | None = None
     retry_after_seconds: int = 0
-    is_local: bool = False
+    at: float = 0.0
 
 
 class Limiter(Protocol):
@@ -56,7 +56,7 @@ class Limiter(Protocol):
     ) -> Admission:
         """Check both limits (0: none) and reserve `tokens`; `record` is the usage event should this worker die."""
 
-    def settle(self, *, call_id: str, endpoint_id: str, tokens: int, event: bytes) -> None:
+    def settle(self, admission: Admission | None, *, call_id: str, endpoint_id: str, tokens: int, event: bytes) -> None:
         """Replace the reservation, if there is one, by the `tokens` really used, and put the usage event into the ledger."""
 
 
@@ -94,11 +94,27 @@ class LocalWindow:
         if tpm > 0:
             tokens = min(tokens, tpm)
         if rpm > 0 and calls + 1 > rpm:
-            return Admission(limit="rpm", retry_after_seconds=self._wait(now, 1, calls + 1 - rpm), is_local=True)
+            return Admission(limit="rpm", retry_after_seconds=self._wait(now, 1, calls + 1 - rpm))
         if tpm > 0 and used + tokens > tpm:
-            return Admission(limit="tpm", retry_after_seconds=self._wait(now, 2, used + tokens - tpm), is_local=True)
+            return Admission(limit="tpm", retry_after_seconds=self._wait(now, 2, used + tokens - tpm))
         self.add(now, tokens)
-        return Admission(reserved=tokens, is_local=True)
+        return Admission(reserved=tokens, at=now)
+
+    def settle(self, now: float, admission: Admission, tokens: int) -> None:
+        """Return what was reserved and not used to its own slot, if that still counts; charge an excess now."""
+        delta = tokens - admission.reserved
+        self._advance(int(now / SLOT_SECONDS))
+        slot = int((now if delta > 0 else admission.at) / SLOT_SECONDS)
+        for entry in reversed(self._slots):
+            if entry[0] == slot:
+                entry[2] += delta
+                self._tokens += delta
+                return
+            if entry[0] < slot:
+                break
+        if delta > 0:
+            self._slots.append([slot, 0, delta])
+            self._tokens += delta
 
     def _advance(self, slot: int) -> None:
         slots = self._slots
@@ -160,11 +176,16 @@ class RedisLimiter:
             wait_ms, is_rpm = divmod(-reply, 2)
             return Admission(limit="rpm" if is_rpm else "tpm", retry_after_seconds=math.ceil(wait_ms / 1000))
         # Counted here too, so that the share is right from the first moment without Redis.
-        window.add(self._clock(), reply)
-        return Admission(reserved=reply)
+        now = self._clock()
+        window.add(now, reply)
+        return Admission(reply, None, 0, now)
 
-    def settle(self, *, call_id: str, endpoint_id: str, tokens: int, event: bytes) -> None:
+    def settle(self, admission: Admission | None, *, call_id: str, endpoint_id: str, tokens: int, event: bytes) -> None:
         spool = self._spool
+        if admission is not None and admission.limit is None and tokens != admission.reserved:
+            window = self._windows.get(endpoint_id)
+            if window is not None:
+                window.settle(self._clock(), admission, tokens)
 
         def done(reply: Any) -> None:
             if isinstance(reply, Exception):

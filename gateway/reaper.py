@@ -29,14 +29,14 @@ def reap(now: datetime, client: redis_client.Redis | None = None) -> int:
     client = client or redis.client()
     now_ms = int(now.timestamp() * 1000)
     reaped = 0
-    for raw in client.smembers(WORKERS_KEY):  # type: ignore[union-attr]
-        worker = raw.decode()
+    for member in client.smembers(WORKERS_KEY):
+        worker = member.decode() if isinstance(member, bytes) else member
         if client.exists(WORKER_PREFIX + worker):
             client.delete(_DEAD_PREFIX + worker)
             continue
         client.set(_DEAD_PREFIX + worker, now_ms, nx=True, px=3_600_000)
         since = client.get(_DEAD_PREFIX + worker)
-        if since is None or now_ms - int(since) < GRACE_MS:  # type: ignore[arg-type]
+        if since is None or now_ms - int(since) < GRACE_MS:
             continue
         count = 0
         for call_id, event in _open_records(client, worker, now_ms):

@@ -271,7 +271,7 @@ class _RespProtocol(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_later(CHECK_SECONDS, self._check)
         command = args if script is None else ("EVALSHA", script.sha, *args)
-        self._transport.write(hiredis.pack_command(command))
+        self._transport.write(hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows one-element tuples only)
 
     async def first(self, *args: Arg) -> Any:
         """A command of the set-up; raises `RedisAway` with what Redis said."""
@@ -332,7 +332,8 @@ class _RespProtocol(asyncio.Protocol):
         if text.startswith("NOSCRIPT") and pending.script is not None:
             script, pending.script = pending.script, None
             self.queue.append(pending)
-            self._transport.write(hiredis.pack_command(("EVAL", script.source, *pending.args)))
+            command = ("EVAL", script.source, *pending.args)
+            self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
             return
         pending.done(RedisAway(text))
         if text.startswith(("READONLY", "LOADING", "MASTERDOWN")):

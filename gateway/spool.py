@@ -118,7 +118,7 @@ class Spool:
                 if batch:
                     await settle(batch)
                     count += len(batch)
-            path.unlink(missing_ok=True)
+            _remove(path)
             return count
         finally:
             os.close(fd)
@@ -151,3 +151,7 @@ class Spool:
                 continue
             self._fd, self._path = fd, path
             return
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)

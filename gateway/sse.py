@@ -1,8 +1,10 @@
-"""A stream of server-sent events on its way to the caller: bytes through, with the least possible looking.
+"""A stream of server-sent events on its way to the caller: whole events, as they come, with the least possible looking.
 
 What changes on the way: the upstream's model name becomes ours (exactly the bytes `"model":"<name>"`, learnt from the
-first event), and the usage event is left out when only the gateway had asked for it. Network chunks may be split
-anywhere. Nothing is parsed after the first token has been seen, except an event that holds a usage object.
+first event), and the usage event is left out when only the gateway had asked for it. Network chunks may be split anywhere;
+the beginning of an event waits for its end, since no caller can use half an event, and a stream that breaks can then be
+ended with an error frame of its own. Nothing is parsed after the first token has been seen, except an event with a usage
+object that may have to be dropped.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from collections import deque
 import msgspec
 
 TAIL_BYTES = 4096
-_LEARN_BYTES = 64 * 1024
-_HOLD_BYTES = 1024 * 1024
+HOLD_BYTES = 1024 * 1024
+"""An event larger than this is handed on in pieces."""
+_LOOKS = 8
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
 _MODEL_KEYS = (b'"model":', b'"model": ')
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_NOTHING = (b"null", b'""', b"[]")
 
 
 class _Delta(msgspec.Struct):
@@ -29,10 +33,8 @@ class _Delta(msgspec.Struct):
     tool_calls: msgspec.Raw = msgspec.Raw(b"null")
 
     def is_token(self) -> bool:
-        return any(
-            bytes(raw) not in (b"null", b'""', b"[]")
-            for raw in (self.content, self.reasoning_content, self.reasoning, self.tool_calls)
-        )
+        pieces = (self.content, self.reasoning_content, self.reasoning, self.tool_calls)
+        return any(bytes(piece) not in _NOTHING for piece in pieces)
 
 
 class _Choice(msgspec.Struct):
@@ -40,6 +42,7 @@ class _Choice(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
+    model: msgspec.Raw = msgspec.Raw(b"")
     choices: list[_Choice] = []
 
 
@@ -50,16 +53,14 @@ class StreamRewriter:
     """Turns the upstream's bytes into the caller's, chunk by chunk: `feed` each, then `finish` once.
 
     `ours` is the JSON string (with quotes) that stands for the model in the answer. With `drops_usage`, events whose
-    `choices` are empty and whose `usage` is an object are left out, and only whole events are handed on. Readable at
-    any time: `tail` (the last 4 KB as they came), `events` (how many `data:` lines came), `has_token` (a first piece of
-    content or reasoning was seen), `is_done` (`[DONE]` came).
+    `choices` are empty and whose `usage` is an object are left out. Readable at any time: `tail` (the last 4 KB as they
+    came), `events` (how many `data:` lines came), `has_token` (a first piece of content or reasoning was seen).
     """
 
     __slots__ = (
         "_drops_usage",
         "_held",
         "_is_learning",
-        "_longest",
         "_looks",
         "_ours",
         "_replacements",
@@ -74,11 +75,10 @@ class StreamRewriter:
         self._drops_usage = drops_usage
         self._is_learning = True
         self._held = b""
+        self._looks = 0
         self._replacements: list[tuple[bytes, bytes]] = []
-        self._longest = 0
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
-        self._looks = 0
         self.events = 0
         self.has_token = False
 
@@ -88,6 +88,7 @@ class StreamRewriter:
 
     @property
     def is_done(self) -> bool:
+        """Whether the stream said `[DONE]`."""
         return b"[DONE]" in self.tail[-64:]
 
     def feed(self, chunk: bytes) -> bytes:
@@ -98,111 +99,53 @@ class StreamRewriter:
         while size - len(tail[0]) >= TAIL_BYTES:
             size -= len(tail.popleft())
         self._tail_size = size
-        self.events += chunk.count(b"data:")
-        if not self.has_token:
-            self._look_for_token(chunk)
-        if self._is_learning:
-            return self._learn(chunk)
         if self._held:
             chunk = self._held + chunk
             self._held = b""
-        if self._drops_usage:
-            return self._whole_events(chunk)
-        return self._replace_held(chunk) if self._replacements else chunk
+        if not chunk.endswith(b"\n\n"):
+            end = _last_boundary(chunk)
+            if end == 0 and len(chunk) < HOLD_BYTES:
+                self._held = chunk
+                return b""
+            if end:
+                self._held = chunk[end:]
+                chunk = chunk[:end]
+        return self._pass(chunk)
 
     def finish(self) -> bytes:
-        """What is left to send when the upstream's answer has ended."""
+        """What is left to send when the upstream's answer has ended well."""
         held, self._held = self._held, b""
-        if self._is_learning:
-            self._learn_from(held)
-        return self._rewrite(held) if held else b""
+        return self._pass(held) if held else b""
 
-    def _look_for_token(self, chunk: bytes) -> None:
-        """Note the first token. After a few chunks without one that we understand, the chunk itself counts as one."""
-        self._looks += 1
-        if self._looks > 8:
-            self.has_token = True
-            return
-        for event in _BOUNDARY.split(chunk):
-            data = _data_of(event)
-            if not data.startswith(b"{"):
-                continue
-            try:
-                parsed = _decode_chunk(data)
-            except (msgspec.MsgspecError, RecursionError):
-                continue
-            if any(choice.delta is not None and choice.delta.is_token() for choice in parsed.choices):
-                self.has_token = True
-                return
-
-    def _learn(self, chunk: bytes) -> bytes:
-        held = self._held + chunk
-        end = _last_boundary(held)
-        if end == 0 and len(held) < _LEARN_BYTES:
-            self._held = held
-            return b""
-        self._held = b""
-        if self._learn_from(held[:end] if end else held) or len(held) >= _LEARN_BYTES:
-            self._is_learning = False
-            if self._drops_usage:
-                return self._whole_events(held)
-            return self._replace_held(held) if self._replacements else held
-        self._held = held[end:]
-        return self._rewrite(held[:end])
-
-    def _learn_from(self, events: bytes) -> bool:
-        """Whether one of these whole events named its model; if so, what to replace is known from now on."""
-        for event in _BOUNDARY.split(events):
-            data = _data_of(event)
-            if not data.startswith(b"{"):
-                continue
-            try:
-                raw = bytes(_decode_fields(data).get("model", b""))
-            except (msgspec.MsgspecError, RecursionError):
-                continue
-            if not raw.startswith(b'"'):
-                continue
-            if raw != self._ours:
-                self._replacements = [(key + raw, b'"model":' + self._ours) for key in _MODEL_KEYS]
-                self._longest = max(len(old) for old, _new in self._replacements)
-            return True
-        return False
-
-    def _whole_events(self, data: bytes) -> bytes:
-        if not data.endswith(b"\n\n"):
-            end = _last_boundary(data)
-            if end == 0 and len(data) < _HOLD_BYTES:
-                self._held = data
-                return b""
-            end = end or len(data)
-            self._held = data[end:]
-            data = data[:end]
-        return self._rewrite(data)
-
-    def _replace_held(self, data: bytes) -> bytes:
-        if not data.endswith(b"\n"):
-            hold = self._split_token(data)
-            if hold:
-                self._held = data[-hold:]
-                data = data[:-hold]
-        return self._rewrite(data)
-
-    def _split_token(self, data: bytes) -> int:
-        """The length of the longest end of `data` that begins one of the texts to replace."""
-        start = max(len(data) - self._longest + 1, 0)
-        while (start := data.find(b'"', start)) >= 0:
-            end = data[start:]
-            if any(old.startswith(end) for old, _new in self._replacements if len(old) > len(end)):
-                return len(end)
-            start += 1
-        return 0
-
-    def _rewrite(self, data: bytes) -> bytes:
+    def _pass(self, data: bytes) -> bytes:
+        self.events += data.count(b"data:")
+        if not self.has_token or self._is_learning:
+            self._look(data)
         if self._drops_usage and b'"usage"' in data and _USAGE_OBJECT.search(data):
             data = _without_usage_events(data)
         for old, new in self._replacements:
             data = data.replace(old, new)
         return data
+
+    def _look(self, data: bytes) -> None:
+        """Learn the model's name, and note the first token; after a few looks in vain any event counts as one."""
+        for event in _BOUNDARY.split(data):
+            payload = _data_of(event)
+            if not payload.startswith(b"{"):
+                continue
+            self._looks += 1
+            if self._looks > _LOOKS:
+                self.has_token = True
+            try:
+                parsed = _decode_chunk(payload)
+            except (msgspec.MsgspecError, RecursionError):
+                continue
+            if self._is_learning and (name := bytes(parsed.model)).startswith(b'"'):
+                self._is_learning = False
+                if name != self._ours:
+                    self._replacements = [(key + name, b'"model":' + self._ours) for key in _MODEL_KEYS]
+            if any(choice.delta is not None and choice.delta.is_token() for choice in parsed.choices):
+                self.has_token = True
 
 
 def _last_boundary(data: bytes) -> int:
@@ -216,8 +159,7 @@ def _data_of(event: bytes) -> bytes:
     """The `data` of one event, several lines joined; empty for a comment."""
     if event.startswith(b"data:") and b"\n" not in event:
         return event[5:].strip()
-    lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(lines)
+    return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
 
 
 def _without_usage_events(data: bytes) -> bytes:
@@ -235,11 +177,11 @@ def _without_usage_events(data: bytes) -> bytes:
 
 
 def _is_usage_event(event: bytes) -> bool:
-    data = _data_of(event)
-    if b'"usage"' not in data:
+    payload = _data_of(event)
+    if b'"usage"' not in payload:
         return False
     try:
-        fields = _decode_fields(data)
+        fields = _decode_fields(payload)
     except (msgspec.MsgspecError, RecursionError):
         return False
     choices = bytes(fields.get("choices", b"")).replace(b" ", b"")

@@ -70,10 +70,15 @@ class Request:
 
 
 class Answer(Protocol):
-    """An answer whose head has come. `headers` have lower-case names."""
+    """An answer whose head has come. `headers` have lower-case names.
+
+    `is_framed` is False when only the end of the connection says where the body ends, so that a body that was cut off
+    looks like a whole one.
+    """
 
     status: int
     headers: Headers
+    is_framed: bool
 
     async def next(self) -> bytes:
         """The next bytes of the body, b"" at its end. Raises `AnswerBroken` when it ends early or stalls."""
@@ -105,6 +110,7 @@ class _HttpAnswer:
         "_waiter",
         "had_bytes",
         "headers",
+        "is_framed",
         "status",
     )
 
@@ -121,6 +127,7 @@ class _HttpAnswer:
         self.had_bytes = False
         self.status = 0
         self.headers: Headers = []
+        self.is_framed = True
 
     async def head(self) -> None:
         while not self._is_head_done:
@@ -380,6 +387,7 @@ class _Connection(asyncio.Protocol):
             elif name == b"keep-alive":
                 self._note_keep_alive(value)
         self._is_close_delimited = not has_length
+        answer.is_framed = has_length
         answer.head_is_done(status, headers)
 
     def on_body(self, body: bytes) -> None:

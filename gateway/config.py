@@ -1,0 +1,23 @@
+"""What the data plane needs to know to run, apart from Django."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.auth import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of one gateway worker. `drain_seconds` is how long `/readyz` says 503 before the listener closes."""
+
+    redis_url: str
+    data_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_answer_bytes: int = 128 * 1024 * 1024
+    trusted_proxies: tuple[Network, ...] | None = None
+    workers: int = 1
+    metrics_host: str = "127.0.0.1"
+    drain_seconds: float = 0.5

@@ -1,0 +1,476 @@
+"""One call, from its limits to its last byte, and what the ledger hears of it.
+
+A `Call` collects what becomes known. `Forwarder.run` admits it, sends it to a model server (another one, as long as the
+caller has not got a byte), hands the answer on, and in every case, also when the caller leaves, settles it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from gateway import body as request_body
+from gateway import errors, sse
+from gateway import usage as usage_module
+from gateway.errors import AnswerBroken, AnswerTimedOut, ConnectFailed, Refusal, UpstreamFailure
+from gateway.limits import Admission, Limiter
+from gateway.metrics import Labels, Metrics
+from gateway.routes import DeploymentRoute, EndpointRoute, KeyRoute, RouteTable, VersionRoute
+from gateway.upstream import Answer, Request, Upstream
+from gateway.usage import Usage
+from metering.events import Outcome, UsageEvent
+from metering.events import encode as encode_event
+
+log = logging.getLogger(__name__)
+
+WATCH_AFTER_SECONDS = 0.05
+_ERROR_BYTES = 64 * 1024
+_TRY_ANOTHER = frozenset({401, 403, 407, 502, 503, 504})
+PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_JSON = (b"content-type", b"application/json")
+_EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(Exception):
+    """The caller closed the connection before it had sent its whole request."""
+
+
+class Call:
+    """What is known of a call so far."""
+
+    __slots__ = (
+        "admission",
+        "api",
+        "at_ms",
+        "client_id",
+        "deployment",
+        "events",
+        "fields",
+        "first_token_at",
+        "has_started",
+        "id",
+        "input_estimate",
+        "is_client_gone",
+        "is_stream",
+        "key",
+        "parameters",
+        "receive",
+        "refused",
+        "route",
+        "send",
+        "source_ip",
+        "started_at",
+        "tail",
+        "task",
+        "usage",
+        "version",
+        "watch_task",
+        "watch_timer",
+    )
+
+    def __init__(self, call_id: str, api: str, started_at: float, receive: Receive, send: Send) -> None:
+        self.id = call_id
+        self.api = api
+        self.started_at = started_at
+        self.at_ms = int(time.time() * 1000)
+        self.receive = receive
+        self.send = send
+        self.client_id = b""
+        self.source_ip = ""
+        self.key: KeyRoute | None = None
+        self.route: EndpointRoute | None = None
+        self.version: VersionRoute | None = None
+        self.fields: request_body.Fields = {}
+        self.parameters: list[str] = []
+        self.refused: Refusal | None = None
+        self.is_stream = False
+        self.input_estimate = 0
+        self.admission: Admission | None = None
+        self.deployment: DeploymentRoute | None = None
+        self.usage: Usage | None = None
+        self.first_token_at: float | None = None
+        self.has_started = False
+        self.is_client_gone = False
+        self.events = 0
+        self.tail = b""
+        self.task: asyncio.Task[Any] | None = None
+        self.watch_timer: asyncio.TimerHandle | None = None
+        self.watch_task: asyncio.Task[None] | None = None
+
+    def headers(self, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        """Headers of every answer to this call."""
+        found = [*more, (b"x-request-id", self.id.encode())]
+        if self.client_id:
+            found.append((b"x-client-request-id", self.client_id))
+        return found
+
+    async def answer(self, status: int, data: bytes, *more: tuple[bytes, bytes]) -> None:
+        """A whole answer at once."""
+        self.has_started = True
+        headers = self.headers(_JSON, (b"content-length", str(len(data)).encode()), *more)
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": data})
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """The refusal as the answer, or as the last frame when an answer has begun."""
+        if self.has_started:
+            await self.send({"type": "http.response.body", "body": refusal.frame(self.id), "more_body": False})
+            return
+        more: tuple[tuple[bytes, bytes], ...] = ()
+        if refusal.retry_after_seconds is not None:
+            more = ((b"retry-after", str(refusal.retry_after_seconds).encode()),)
+        await self.answer(refusal.status, refusal.body(self.id), *more)
+
+    # -- the caller leaves --
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From `WATCH_AFTER_SECONDS` on, cancel the task of this call as soon as its caller is gone.
+
+        Armed late, since most calls are over by then and a task for each costs 17 % of the CPU.
+        """
+        self.task = asyncio.current_task()
+        self.watch_timer = loop.call_later(WATCH_AFTER_SECONDS, self._arm)
+
+    def unwatch(self) -> None:
+        if self.watch_timer is not None:
+            self.watch_timer.cancel()
+            self.watch_timer = None
+        if self.watch_task is not None:
+            self.watch_task.cancel()
+            self.watch_task = None
+
+    def _arm(self) -> None:
+        self.watch_task = asyncio.ensure_future(self._wait_for_disconnect())
+
+    async def _wait_for_disconnect(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.is_client_gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Forwarder:
+    """Carries calls whose endpoint is known."""
+
+    def __init__(
+        self,
+        *,
+        routes: RouteTable,
+        limiter: Limiter,
+        upstream: Upstream,
+        metrics: Metrics,
+        worker: str,
+        max_answer_bytes: int,
+    ) -> None:
+        self._routes = routes
+        self._limiter = limiter
+        self._upstream = upstream
+        self._metrics = metrics
+        self._worker = worker
+        self._max_answer_bytes = max_answer_bytes
+        self._loop = asyncio.get_running_loop()
+        self.in_flight = 0
+
+    async def run(self, call: Call) -> None:
+        """Serve the call: `call.route` is set and its body parsed; `call.refused` ends it here, metered like all else.
+
+        Raises nothing but the cancellation of its task.
+        """
+        assert call.route is not None
+        version = call.version
+        labels = _labels(call)
+        series = self._metrics.series(labels)
+        series.in_flight += 1
+        self.in_flight += 1
+        outcome, refusal = Outcome.REFUSED, None
+        try:
+            if call.refused is not None:
+                raise call.refused
+            if not call.route.is_open:
+                raise errors.closed_endpoint()
+            if version is None or not version.deployments:
+                raise errors.no_live_server()
+            await self._admit(call, call.route, version)
+            outcome = Outcome.UPSTREAM_ERROR
+            await self._forward(call, version)
+            outcome = Outcome.SUCCESS
+        except Refusal as error:
+            refusal = error
+            if call.admission is not None and call.admission.limit is not None:
+                outcome = Outcome.REJECTED
+            elif call.has_started:
+                outcome = Outcome.CUT
+            await call.refuse(refusal)
+        except asyncio.CancelledError:
+            outcome = Outcome.CLIENT_CLOSED if call.is_client_gone else Outcome.CUT
+            raise
+        except Exception:
+            log.exception("call %s failed", call.id)
+            refusal = errors.internal()
+            outcome = Outcome.CUT if call.has_started else Outcome.UPSTREAM_ERROR
+            await call.refuse(refusal)
+        finally:
+            call.unwatch()
+            series.in_flight -= 1
+            self.in_flight -= 1
+            self._settle(call, call.route, outcome, refusal, labels)
+
+    async def _admit(self, call: Call, route: EndpointRoute, version: VersionRoute) -> None:
+        call.input_estimate, output = request_body.estimate(call.fields, call.api, version.default_output_tokens)
+        admission = call.admission = await self._limiter.admit(
+            call_id=call.id,
+            endpoint_id=route.id,
+            rpm=route.rpm,
+            tpm=route.tpm,
+            tokens=call.input_estimate + output,
+            record=encode_event(self._event(call, route, Outcome.LOST, 500, "InternalServiceError")),
+        )
+        if admission.limit == "rpm":
+            raise errors.rpm_exceeded(max(admission.retry_after_seconds, 1))
+        if admission.limit == "tpm":
+            raise errors.tpm_exceeded(max(admission.retry_after_seconds, 1))
+
+    # -- to the model server and back --
+
+    async def _forward(self, call: Call, version: VersionRoute) -> None:
+        answer, drops_usage = await self._send(call, version)
+        try:
+            if call.is_stream and _content_type(answer).startswith(b"text/event-stream"):
+                await self._stream(call, version, answer, drops_usage=drops_usage)
+            else:
+                await self._plain(call, version, answer)
+        finally:
+            answer.close()
+
+    async def _send(self, call: Call, version: VersionRoute) -> tuple[Answer, bool]:
+        """The answer of the first model server that gives a good one, and whether the usage event is only for us."""
+        last: Refusal = errors.no_live_server()
+        wants_usage = call.is_stream and not request_body.asks_usage(call.fields)
+        for deployment in self._routes.candidates(version):
+            server = deployment.server
+            call.deployment = deployment
+            adds_usage = wants_usage and server.accepts_stream_options
+            request = Request(
+                server.origin,
+                server.head(PATHS[call.api], "text/event-stream" if call.is_stream else "application/json"),
+                call.id,
+                request_body.render(
+                    call.fields,
+                    upstream_model=deployment.upstream_json,
+                    stream_options=request_body.with_usage(call.fields) if adds_usage else None,
+                ),
+                server.connect_seconds,
+                server.read_seconds,
+                server.read_seconds,
+            )
+            try:
+                answer = await self._upstream.send(request)
+            except UpstreamFailure as error:
+                last = self._note_failure(call, server.id, error)
+                continue
+            self._routes.circuit.worked(server.id)
+            if 200 <= answer.status < 300:
+                return answer, adds_usage
+            last = await self._error_answer(call, server.id, answer)
+            if answer.status not in _TRY_ANOTHER:
+                break
+        raise last
+
+    def _note_failure(self, call: Call, server_id: int, error: UpstreamFailure) -> Refusal:
+        kind = "connect" if isinstance(error, ConnectFailed) else "broken"
+        refusal = errors.no_live_server()
+        if isinstance(error, ConnectFailed):
+            self._routes.circuit.failed(server_id)
+        elif isinstance(error, AnswerTimedOut):
+            kind, refusal = "timeout", errors.answer_timed_out()
+        self._metrics.upstream_errors[str(server_id), kind] += 1
+        log.warning("call %s: model server %s: %s", call.id, server_id, error)
+        return refusal
+
+    async def _error_answer(self, call: Call, server_id: int, answer: Answer) -> Refusal:
+        self._metrics.upstream_errors[str(server_id), str(answer.status)] += 1
+        try:
+            data = await answer.read(_ERROR_BYTES)
+        except AnswerBroken:
+            data = b""
+        finally:
+            answer.close()
+        if answer.status in _TRY_ANOTHER or answer.status >= 500:
+            log.warning("call %s: model server %s answered %s", call.id, server_id, answer.status)
+        if answer.status < 400:
+            return errors.bad_answer()
+        return errors.from_upstream(answer.status, data)
+
+    async def _plain(self, call: Call, version: VersionRoute, answer: Answer) -> None:
+        try:
+            data = await answer.read(self._max_answer_bytes)
+        except AnswerBroken as error:
+            self._note_failure(call, _server_id(call), error)
+            raise errors.answer_cut() from None
+        try:
+            fields = _decode_fields(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            self._metrics.upstream_errors[str(_server_id(call)), "not json"] += 1
+            raise errors.bad_answer() from None
+        if (raw := fields.get("usage")) is not None:
+            call.usage = usage_module.parse(raw)
+        if call.usage is None:
+            output = 0 if call.api != "chat" else usage_module.estimate_text(data)
+            call.usage = Usage(call.input_estimate, 0, output, 0, is_estimated=True)
+        if "model" in fields:
+            fields["model"] = msgspec.Raw(version.model_json)
+            data = _encode(fields)
+        await call.answer(200, data)
+
+    async def _stream(self, call: Call, version: VersionRoute, answer: Answer, *, drops_usage: bool) -> None:
+        rewriter = sse.StreamRewriter(ours=version.model_json, drops_usage=drops_usage)
+        send = call.send
+        call.has_started = True
+        await send({"type": "http.response.start", "status": 200, "headers": call.headers(*_EVENTS)})
+        is_whole = False
+        try:
+            while chunk := await answer.next():
+                out = rewriter.feed(chunk)
+                if call.first_token_at is None and rewriter.has_token:
+                    call.first_token_at = self._loop.time()
+                if out:
+                    await send({"type": "http.response.body", "body": out, "more_body": True})
+            is_whole = answer.is_framed or rewriter.is_done
+        except AnswerBroken as error:
+            # After [DONE] nothing is missing: some servers then close without ceremony.
+            is_whole = rewriter.is_done
+            if not is_whole:
+                self._note_failure(call, _server_id(call), error)
+        finally:
+            self._count_stream(call, rewriter)
+        if not is_whole:
+            raise errors.answer_cut()
+        await send({"type": "http.response.body", "body": rewriter.finish(), "more_body": False})
+
+    @staticmethod
+    def _count_stream(call: Call, rewriter: sse.StreamRewriter) -> None:
+        call.usage = usage_module.last_in(rewriter.tail)
+        if call.usage is None:
+            # Servers send about a token an event; the first one only names the role.
+            call.usage = Usage(call.input_estimate, 0, max(rewriter.events - 1, 0), 0, is_estimated=True)
+
+    # -- the ledger --
+
+    def _settle(
+        self, call: Call, route: EndpointRoute, outcome: Outcome, refusal: Refusal | None, labels: Labels
+    ) -> None:
+        status, code = 200, "Success"
+        if refusal is not None:
+            status, code = refusal.status, refusal.code
+        elif outcome is Outcome.CLIENT_CLOSED:
+            status, code = 499, "ClientClosed"
+            if call.usage is None and call.deployment is not None:
+                call.usage = Usage(call.input_estimate, is_estimated=True)
+        elif outcome is not Outcome.SUCCESS:
+            status, code = 500, "InternalServiceError"
+        event = self._event(call, route, outcome, status, code)
+        tokens = event.input_tokens + event.output_tokens
+        self._limiter.settle(
+            call.admission, call_id=call.id, endpoint_id=route.id, tokens=tokens, event=encode_event(event)
+        )
+        self._count(event, labels)
+
+    def _event(self, call: Call, route: EndpointRoute, outcome: Outcome, status: int, code: str) -> UsageEvent:
+        usage = call.usage
+        deployment = call.deployment
+        admission = call.admission
+        version = call.version
+        if usage is None:
+            # Only the record of an open call counts the estimate: a call that never reached a server used nothing.
+            usage = Usage(call.input_estimate if outcome is Outcome.LOST else 0, is_estimated=outcome is Outcome.LOST)
+        overrun = 0
+        if admission is not None and admission.limit is None and deployment is not None:
+            overrun = max(usage.input_tokens + usage.output_tokens - admission.reserved, 0)
+        return UsageEvent(
+            call_id=call.id,
+            at=call.at_ms,
+            endpoint_id=route.id,
+            project_id=route.project_id,
+            api=call.api,
+            outcome=outcome,
+            status=status,
+            code=code,
+            duration_ms=int((self._loop.time() - call.started_at) * 1000),
+            first_token_ms=None if call.first_token_at is None else int((call.first_token_at - call.started_at) * 1000),
+            request_id=call.client_id.decode("latin-1"),
+            version_id=route.version_id,
+            model_id="" if version is None else version.model_id,
+            server_id=None if deployment is None else deployment.server.id,
+            deployment_id=None if deployment is None else deployment.id,
+            key_id=None if call.key is None else call.key.id,
+            is_stream=call.is_stream,
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            is_estimated=usage.is_estimated,
+            overrun_tokens=overrun,
+            limit=None if admission is None else admission.limit,
+            parameters=call.parameters,
+            source_ip=call.source_ip,
+            worker=self._worker,
+        )
+
+    def _count(self, event: UsageEvent, labels: Labels) -> None:
+        series = self._metrics.series(labels)
+        series.count(event.code, event.status)
+        series.overrun_tokens += event.overrun_tokens
+        if not (event.input_tokens or event.output_tokens):
+            return
+        series.answered += 1
+        series.input_tokens += event.input_tokens
+        series.output_tokens += event.output_tokens
+        series.cached_tokens += event.cached_tokens
+        series.reasoning_tokens += event.reasoning_tokens
+        if event.outcome is not Outcome.SUCCESS:
+            return
+        if event.cached_tokens:
+            series.cache_hits += 1
+        else:
+            series.cache_misses += 1
+        seconds = event.duration_ms / 1000
+        series.duration[event.is_stream].observe(seconds)
+        if event.first_token_ms is not None:
+            first = event.first_token_ms / 1000
+            per_token = (seconds - first) / (event.output_tokens - 1) if event.output_tokens > 1 else None
+            series.stream_times(first, per_token)
+
+
+def _labels(call: Call) -> Labels:
+    assert call.route is not None
+    version = call.version
+    base_model, model = ("", "") if version is None else (version.base_model, version.model_id)
+    return call.route.project_id, call.route.id, call.api, base_model, model
+
+
+def _server_id(call: Call) -> int:
+    return 0 if call.deployment is None else call.deployment.server.id
+
+
+def _content_type(answer: Answer) -> bytes:
+    for name, value in answer.headers:
+        if name == b"content-type":
+            return value.lower()
+    return b""
