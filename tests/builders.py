@@ -12,8 +12,9 @@ from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersio
 from endpoints.lifecycle import Reason
 from endpoints.models import Desired, Endpoint, Kind, Status
 from iam.actors import Actor
-from iam.models import Attachment, Policy, Project, User
+from iam.models import ApiKey, Attachment, Policy, Project, User
 from iam.policies import BUILT_IN
+from metering.events import Outcome, UsageEvent
 from metering.models import CallRecord
 
 NOW = datetime(2026, 4, 21, 10, 0, 49, tzinfo=UTC)
@@ -54,6 +55,14 @@ def actor(someone: User | None = None, **values: Any) -> Actor:
     someone = someone or user(is_superuser=True)
     return Actor(**{"id": str(someone.pk), "name": someone.username, "user": someone, "source_ip": "192.0.2.7",
                     "request_id": "test", **values})  # fmt: skip
+
+
+def api_key(**values: Any) -> ApiKey:
+    """An enabled key of project "default" for all its endpoints; nobody knows the key itself."""
+    number = next(_numbers)
+    values["project"] = values.get("project") or project("default")
+    values = {"name": f"key{number}", "prefix": "ark-test", "digest": f"{number:064x}", "created_at": NOW, **values}
+    return ApiKey.objects.create(**values)
 
 
 # --- catalog
@@ -126,3 +135,14 @@ def call_record(**values: Any) -> CallRecord:
         "code": "Success", "duration_ms": 100, **values,
     }  # fmt: skip
     return CallRecord.objects.create(**values)
+
+
+def usage_event(**values: Any) -> UsageEvent:
+    """What the gateway says of a call that went well at NOW."""
+    values = {
+        "call_id": f"call-{next(_numbers)}", "at": int(NOW.timestamp() * 1000), "endpoint_id": "ep-1",
+        "project_id": "default", "api": "chat", "outcome": Outcome.SUCCESS, "status": 200, "code": "Success",
+        "duration_ms": 100, "version_id": 1, "model_id": "model-1", "key_id": 1, "input_tokens": 10,
+        "output_tokens": 5, **values,
+    }  # fmt: skip
+    return UsageEvent(**values)
