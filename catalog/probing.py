@@ -149,11 +149,12 @@ class ModelServerClient:
     def inspect(self, *, kind: str, paid_model: str = "") -> Inspection:
         """Everything *Test connection* shows; never raises. Free, unless `paid_model` names a model to ask one token of.
 
-        How capabilities are found free of charge: a request for a model that does not exist is refused before anything
-        is computed, but most servers (vLLM, SGLang, Ollama, OpenAI) read the whole request first. With a
-        `stream_options` of the wrong type in it, a server that complains about that field knows it; one that calls it
-        extra or unknown does not; from one that complains of the model alone nothing is learnt. `POST /embeddings`
-        for the same model tells a missing page from a missing model.
+        How capabilities are found free of charge: a request for a model that does not exist, or with an empty
+        conversation, is refused before anything is computed. Put a `stream_options` of the wrong type into it, and a
+        server that complains about that field knows it, and one that calls it extra or unknown does not. Some servers
+        (vLLM, SGLang, Ollama) read the whole request before they look for the model, others (OpenAI, our demo) after,
+        hence both questions. From a server that complains of neither nothing is learnt. `POST /embeddings` for a model
+        that does not exist tells a missing page from a missing model.
         """
         try:
             probe = self.probe(kind)
@@ -167,7 +168,7 @@ class ModelServerClient:
                 if failure.trouble in (Trouble.UNAUTHORIZED, Trouble.FORBIDDEN):
                     return Inspection(trouble=failure.trouble, detail=failure.detail)
                 has_model_list = False
-        stream_options, paid_detail = self._stream_options_free(), ""
+        stream_options, paid_detail = self._stream_options_free(models), ""
         if paid_model:
             stream_options, paid_detail = self._stream_options_paid(paid_model)
         return Inspection(
@@ -180,15 +181,20 @@ class ModelServerClient:
             paid_detail=paid_detail,
         )
 
-    def _stream_options_free(self) -> Capability:
-        try:
-            answer = self._ask("POST", "/chat/completions", _chat(NO_SUCH_MODEL, stream_options="arkconsole"))
-        except ProbeFailed:
-            return Capability.UNKNOWN
-        text = answer.body.decode(errors="replace")
-        if answer.status < 400 or "stream_options" not in text:
-            return Capability.UNKNOWN
-        return Capability.NO if _REFUSAL.search(text) else Capability.YES
+    def _stream_options_free(self, models: tuple[ListedModel, ...]) -> Capability:
+        questions = [_chat(NO_SUCH_MODEL, stream_options="arkconsole")]
+        chat_models = [model.id for model in models if "embed" not in model.id.lower()]
+        if chat_models:
+            questions.append(_chat(chat_models[0], stream_options="arkconsole") | {"messages": []})
+        for question in questions:
+            try:
+                answer = self._ask("POST", "/chat/completions", question)
+            except ProbeFailed:
+                continue
+            text = answer.body.decode(errors="replace")
+            if answer.status >= 400 and "stream_options" in text:
+                return Capability.NO if _REFUSAL.search(text) else Capability.YES
+        return Capability.UNKNOWN
 
     def _stream_options_paid(self, model: str) -> tuple[Capability, str]:
         try:
@@ -233,6 +239,8 @@ class ModelServerClient:
     def _ask(self, method: str, path: str, payload: Mapping[str, Any] | None = None) -> outbound.Answer:
         url = self._base_url + path
         headers = {"Accept": "application/json", "User-Agent": "ArkConsole"}
+        if not is_sendable(self._api_key):
+            raise ProbeFailed(Trouble.UNAUTHORIZED, "the key holds characters that no HTTP header takes")
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
         try:
@@ -243,9 +251,6 @@ class ModelServerClient:
             raise ProbeFailed(Trouble.FORBIDDEN_ADDRESS, error.message) from None
         except outbound.OutboundError as error:
             raise ProbeFailed(_TROUBLES[type(error)], self._hushed(error.detail)) from None
-        except (UnicodeError, ValueError):
-            # The key is in a header, and a header takes Latin-1 without line breaks only.
-            raise ProbeFailed(Trouble.UNAUTHORIZED, "the key holds characters that no key has") from None
 
     def _told(self, answer: outbound.Answer) -> str:
         """What the server itself said, in a line."""
@@ -277,6 +282,11 @@ _TROUBLES: dict[type[outbound.OutboundError], Trouble] = {
     outbound.TooLarge: Trouble.TOO_LARGE,
     outbound.Broken: Trouble.BROKEN,
 }
+
+
+def is_sendable(api_key: str) -> bool:
+    """Whether a key can stand in a header: printable ASCII, no line break."""
+    return api_key.isascii() and (api_key.isprintable() or not api_key)
 
 
 def client_for(server: ModelServer) -> ModelServerClient:
@@ -327,12 +337,13 @@ def _listed(row: dict[str, Any]) -> ListedModel:
 
 
 def _chat(model: str, *, stream_options: Any) -> dict[str, Any]:
+    # First, since servers name the first fault that they meet.
     return {
+        "stream_options": stream_options,
         "model": model,
         "messages": [{"role": "user", "content": "ping"}],
         "max_tokens": 1,
         "stream": True,
-        "stream_options": stream_options,
     }
 
 

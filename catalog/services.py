@@ -147,6 +147,8 @@ def test_connection(
 
 def _key_for(server: ModelServer | None, *, settings: ServerSettings, base_url: str) -> str:
     """The key to use with `base_url`: the one typed, else the stored one if it stays with its own host."""
+    if not probing.is_sendable(settings.api_key):
+        raise DomainError(_("The key holds characters that no key has. Copy it again."), field="api_key")
     if settings.api_key:
         return settings.api_key
     if server is None or settings.forgets_key or not server.api_key:
