@@ -10,19 +10,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from django.db.models import Count, F, Q, Window
+from django.db.models import F, Q, Sum, Window
 from django.db.models.functions import RowNumber
 
 from catalog.models import Deployment, ModelServer, ModelVersion
 from endpoints import lifecycle
 from endpoints.lifecycle import Reason
 from endpoints.models import Desired, Endpoint, Status
-from metering.models import CallRecord
+from iam.actors import SYSTEM
+from metering import ledger
+from metering.models import CallRecord, UsageMinute
 
 CALLS_SPAN = timedelta(seconds=60)
 CALLS_SEEN = 20
 CALLS_NEEDED = 5
-_FAILED = (CallRecord.Outcome.UPSTREAM_ERROR, CallRecord.Outcome.CUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Calls:
     """The latest calls of a version that reached a model server, newest first: True where the server failed."""
 
     failures: tuple[bool, ...] = ()
-    server: str = ""
+    servers: tuple[str, ...] = ()
     error: str = ""
 
     @property
@@ -84,12 +85,11 @@ class Verdict:
     detail: str = ""
 
 
-def judge(*, group: Group, version: Version, now: datetime) -> Verdict:
-    """The next status of `group`, one arrow of the diagram at most. Doubt keeps what is."""
+def judge(*, group: Group, version: Version, now: datetime) -> Verdict | None:
+    """The next status of `group` and why, one arrow of the diagram at most; None leaves it as it is. Doubt does too."""
     here = Status(group.status)
-    keep = Verdict(here, Reason(group.reason), group.subject)
     if group.desired == Desired.STOPPED:
-        return keep if here == Status.STOPPED else Verdict(Status.STOPPED, Reason.STOPPED_BY, "system")
+        return None if here == Status.STOPPED else Verdict(Status.STOPPED, Reason.STOPPED_BY, SYSTEM.name)
     if version.retires_at is not None and version.retires_at <= now:
         return Verdict(Status.STOPPED, Reason.MODEL_RETIRED, version.public_id)
     if here == Status.STOPPED:
@@ -97,16 +97,17 @@ def judge(*, group: Group, version: Version, now: datetime) -> Verdict:
     if not version.servers:
         return Verdict(Status.ABNORMAL, Reason.NO_SERVER, version.public_id)
     if not any(server.state == ModelServer.State.UP for server in version.servers):
-        unknown = [server for server in version.servers if server.state == ModelServer.State.UNKNOWN]
+        unknown = [server.name for server in version.servers if server.state == ModelServer.State.UNKNOWN]
         if not unknown:
-            first = version.servers[0]
-            return Verdict(Status.ABNORMAL, Reason.SERVERS_DOWN, _names(version.servers), first.trouble)
-        waiting = Verdict(Status.SCHEDULING, Reason.WAITING_FOR_PROBE, _names(unknown))
-        return waiting if here == Status.SCHEDULING else keep
+            names = [server.name for server in version.servers]
+            return Verdict(Status.ABNORMAL, Reason.SERVERS_DOWN, _listed(names), version.servers[0].trouble)
+        if here == Status.SCHEDULING:
+            return Verdict(here, Reason.WAITING_FOR_PROBE, _listed(unknown))
+        return None
     calls = version.calls
     was_failing = here == Status.ABNORMAL and group.reason == Reason.CALLS_FAIL
     if calls.are_failing or (was_failing and not calls.are_well):
-        return Verdict(Status.ABNORMAL, Reason.CALLS_FAIL, calls.server, calls.error)
+        return Verdict(Status.ABNORMAL, Reason.CALLS_FAIL, _listed(calls.servers), calls.error)
     return Verdict(Status.RUNNING, Reason.SERVED)
 
 
@@ -158,11 +159,10 @@ def _latest_calls(failing: set[int], now: datetime) -> dict[int, Calls]:
     # Only failures of the model server; what a caller did wrong (4xx) or our own limits refused says nothing of it.
     failed = Q(outcome=CallRecord.Outcome.UPSTREAM_ERROR, status__gte=500) | Q(outcome=CallRecord.Outcome.CUT)
     suspects = failing.union(
-        recent.filter(outcome__in=_FAILED)
-        .filter(failed)
+        UsageMinute.objects.filter(at__gte=ledger.floor_minute(now - CALLS_SPAN))
         .order_by()
         .values("version_id")
-        .annotate(count=Count("pk"))
+        .annotate(count=Sum("failed"))
         .filter(count__gte=CALLS_NEEDED)
         .values_list("version_id", flat=True)
     )
@@ -175,16 +175,22 @@ def _latest_calls(failing: set[int], now: datetime) -> dict[int, Calls]:
         .order_by("version_id", "rank")
         .values_list("version_id", "outcome", "server_id", "code", "status")
     )
-    seen: dict[int, list[tuple[bool, int | None, str]]] = {}
+    names = dict(ModelServer.objects.values_list("pk", "name"))
+    seen: dict[int, list[tuple[bool, str, str]]] = {}
     for version_id, outcome, server_id, code, status in ranked:
         has_failed = outcome != CallRecord.Outcome.SUCCESS
-        seen.setdefault(version_id, []).append((has_failed, server_id, f"{code} (HTTP {status})"))
-    names = dict(ModelServer.objects.values_list("pk", "name"))
-    calls: dict[int, Calls] = {}
-    for version_id, rows in seen.items():
-        _bad, server_id, error = next((row for row in rows if row[0]), (False, None, ""))
-        calls[version_id] = Calls(tuple(row[0] for row in rows), names.get(server_id or 0, "?"), error)
-    return calls
+        seen.setdefault(version_id, []).append((has_failed, names.get(server_id or 0, "?"), f"{code} (HTTP {status})"))
+    return {version_id: _calls(rows) for version_id, rows in seen.items()}
+
+
+def _calls(rows: Sequence[tuple[bool, str, str]]) -> Calls:
+    """The calls of one version from (failed, server, error), newest first."""
+    failed = [(server, error) for has_failed, server, error in rows if has_failed]
+    return Calls(
+        failures=tuple(has_failed for has_failed, _server, _error in rows),
+        servers=tuple(sorted({server for server, _error in failed})),
+        error=failed[0][1] if failed else "",
+    )
 
 
 def _settle(group: Group, version: Version, now: datetime) -> int:
@@ -194,11 +200,16 @@ def _settle(group: Group, version: Version, now: datetime) -> int:
     while True:
         here = alike.filter(status=group.status, status_reason=group.reason, status_subject=group.subject)
         verdict = judge(group=group, version=version, now=now)
+        if verdict is None or (verdict.status, verdict.reason, verdict.subject) == (
+            group.status,
+            group.reason,
+            group.subject,
+        ):
+            return moved
         if verdict.status == group.status:
-            if (verdict.reason, verdict.subject) != (group.reason, group.subject):
-                lifecycle.explain_many(
-                    endpoints=here, reason=verdict.reason, subject=verdict.subject, detail=verdict.detail
-                )
+            lifecycle.explain_many(
+                endpoints=here, reason=verdict.reason, subject=verdict.subject, detail=verdict.detail
+            )
             return moved
         moved += lifecycle.move_many(
             endpoints=here, to=verdict.status, reason=verdict.reason, subject=verdict.subject,
@@ -207,7 +218,7 @@ def _settle(group: Group, version: Version, now: datetime) -> int:
         group = replace(group, status=verdict.status, reason=verdict.reason, subject=verdict.subject)
 
 
-def _names(servers: Sequence[Server]) -> str:
-    """At most three names; a sentence, not a list of the whole rack."""
-    names = ", ".join(server.name for server in servers[:3])
-    return names if len(servers) <= 3 else f"{names} +{len(servers) - 3}"
+def _listed(names: Sequence[str]) -> str:
+    """At most three names, and no longer than the column: a sentence, not a list of the whole rack."""
+    listed = ", ".join(names[:3]) if len(names) <= 3 else f"{', '.join(names[:3])} +{len(names) - 3}"
+    return listed[: lifecycle.SUBJECT_LENGTH]

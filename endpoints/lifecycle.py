@@ -25,6 +25,8 @@ ALLOWED: dict[Status, frozenset[Status]] = {
 }
 
 BATCH = 500
+SUBJECT_LENGTH = 150
+DETAIL_LENGTH = 255
 
 
 class Reason(models.TextChoices):
@@ -149,8 +151,8 @@ def explain_many(*, endpoints: EndpointQuerySet, reason: Reason, subject: str = 
     """Correct why `endpoints` have the status that they keep; no move, no event. How many were corrected."""
     return (
         endpoints.alive()
-        .exclude(status_reason=reason, status_subject=subject[:150])
-        .update(status_reason=reason, status_subject=subject[:150], status_detail=detail[:255])
+        .exclude(status_reason=reason, status_subject=subject[:SUBJECT_LENGTH])
+        .update(status_reason=reason, status_subject=subject[:SUBJECT_LENGTH], status_detail=detail[:DETAIL_LENGTH])
     )
 
 
@@ -158,8 +160,8 @@ def _values(*, to: Status, reason: Reason, subject: str, detail: str, now: datet
     return {
         "status": to,
         "status_reason": reason,
-        "status_subject": subject[:150],
-        "status_detail": detail[:255],
+        "status_subject": subject[:SUBJECT_LENGTH],
+        "status_detail": detail[:DETAIL_LENGTH],
         "status_at": now,
     }
 
@@ -177,7 +179,7 @@ def _record(
     EndpointEvent.objects.bulk_create(
         [
             EndpointEvent(endpoint_id=pk, at=now, from_status=origin, to_status=to, reason=reason,
-                          subject=subject[:150], detail=detail[:255], actor_id=by.id, actor_name=by.name)
+                          subject=subject[:SUBJECT_LENGTH], detail=detail[:DETAIL_LENGTH], actor_id=by.id, actor_name=by.name)
             for pk, origin in moves
         ],
         batch_size=BATCH,

@@ -187,18 +187,26 @@ def ensure_preset(*, project_id: str, version_id: int, now: datetime) -> Endpoin
 
 def _create_preset(project: Project, version: ModelVersion, now: datetime) -> Endpoint:
     with audit.attempt(by=SYSTEM, action=CREATE, project_id=project.pk, project_name=project.name, now=now) as noted:
-        new = convergence.Group(version.pk, Desired.RUNNING, Status.SCHEDULING, Reason.CREATED, "")
-        verdict = convergence.judge(group=new, version=convergence.versions_at(now, [version.pk])[version.pk], now=now)
+        status, reason, subject, detail = _first_status(version, now)
         endpoint = Endpoint.objects.create(
             id=ids.preset_endpoint_id(now=now), kind=Kind.PRESET, project=project, version=version,
             name=version.public_id[:MAX_NAME], rpm=version.default_rpm, tpm=version.default_tpm,
-            status=verdict.status, status_reason=verdict.reason, status_subject=verdict.subject[:150],
-            status_detail=verdict.detail[:255], status_at=now, creator_name=SYSTEM.name, created_at=now, updated_at=now,
+            status=status, status_reason=reason, status_subject=subject, status_detail=detail, status_at=now,
+            creator_name=SYSTEM.name, created_at=now, updated_at=now,
         )  # fmt: skip
         lifecycle.begin(endpoint=endpoint, now=now, by=SYSTEM)
         noted.resource, noted.resource_name = endpoint.trn, endpoint.name
         noted.changed(version=(None, version.public_id), rpm=(None, endpoint.rpm), tpm=(None, endpoint.tpm))
     return endpoint
+
+
+def _first_status(version: ModelVersion, now: datetime) -> tuple[Status, Reason, str, str]:
+    """What the next tick would say of an endpoint of `version`, said at once: (status, reason, subject, detail)."""
+    new = convergence.Group(version.pk, Desired.RUNNING, Status.SCHEDULING, Reason.CREATED, "")
+    verdict = convergence.judge(group=new, version=convergence.versions_at(now, [version.pk])[version.pk], now=now)
+    if verdict is None:
+        return Status.SCHEDULING, Reason.CREATED, "", ""
+    return verdict.status, verdict.reason, verdict.subject, verdict.detail[: lifecycle.DETAIL_LENGTH]
 
 
 @contextmanager
