@@ -19,6 +19,7 @@ from django.core.management.base import BaseCommand
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
+from arkconsole import ticks
 from arkconsole.data_dir import DataDir
 from arkconsole.processes import Site, process_table
 from arkconsole.supervisor import Supervisor, UpError, answers, lock, reap_orphans, require_free_port
@@ -156,10 +157,8 @@ def _block(data: DataDir, site: Site, seconds: float) -> str:
 
 async def _watch_ticks(supervisor: Supervisor, redis_url: str) -> None:
     """Restart beat and workers when ticks stand still though Redis answers."""
-    from arkconsole.celery import app
-
-    intervals = {name: float(entry["schedule"]) for name, entry in app.conf.beat_schedule.items()}
-    watch = TickWatch(intervals)
+    # A rare tick tells too late to be of use; beat and each worker have frequent ones.
+    watch = TickWatch({tick.name: tick.seconds for tick in ticks.TICKS if tick.seconds <= 60})
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         heartbeats = await asyncio.to_thread(_heartbeats)

@@ -1,0 +1,66 @@
+"""The containers run what `manage.py up` runs. No engine here can start them; what can be checked is checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import check_jsonschema
+import jsonschema
+import pytest
+import yaml
+
+from arkconsole.processes import Site, process_table
+from tests.arkconsole.test_configuration import documented_variables
+from tests.servers import ROOT
+
+TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "arkconsole"}
+TABLE = {
+    process.name: process
+    for process in process_table(Site(data_dir=Path("/data"), bind_host="0.0.0.0", python="python"))
+}
+
+
+def test_the_file_is_valid_against_the_compose_specification() -> None:
+    schema = Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(COMPOSE, json.loads(schema.read_text(encoding="utf-8")))
+
+
+def test_every_process_of_the_table_has_its_container_and_no_other() -> None:
+    assert OURS.keys() == TABLE.keys()
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_a_container_runs_exactly_the_command_of_the_table(name: str) -> None:
+    assert tuple(OURS[name]["command"]) == TABLE[name].command
+
+
+def test_every_variable_is_in_the_settings_table() -> None:
+    for service in OURS.values():
+        assert service["environment"].keys() <= documented_variables()
+    asked_for = set(re.findall(r"\$\{(\w+)", TEXT)) - {"POSTGRES_PASSWORD"}
+    assert asked_for <= documented_variables()
+
+
+def test_every_service_that_keeps_running_has_a_health_check() -> None:
+    assert [name for name, service in COMPOSE["services"].items() if "healthcheck" not in service] == ["prepare"]
+
+
+def test_a_container_waits_for_what_its_process_needs() -> None:
+    for name, service in OURS.items():
+        for need in TABLE[name].needs:
+            assert need in service["depends_on"]
+    assert COMPOSE["services"]["postgres"]["volumes"]
+    assert COMPOSE["services"]["redis"]["volumes"]
+
+
+def test_the_image_carries_every_room_and_runs_as_nobody_special() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for room in ("arkconsole", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common", "demo"):
+        assert f"COPY {room} {room}" in dockerfile
+    assert re.search(r"^USER (?!root)\w+", dockerfile, re.MULTILINE)
+    assert "/work" not in dockerfile

@@ -1,0 +1,56 @@
+"""Every variable that is read is in the table that operators read."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import ROOT
+
+ROOMS = ("arkconsole", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common")
+# Read or set for the children of `up`, by Python and Django themselves.
+NOT_OURS = {"DJANGO_SETTINGS_MODULE", "PYTHONUNBUFFERED"}
+SETTINGS_HELPERS = {"_url", "_number", "_secret_from_data_dir"}
+
+
+def documented_variables() -> set[str]:
+    """The names in the table of `docs/configuration.md`."""
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    return set(re.findall(r"^\| \*{0,2}`([A-Z_]+)`", text, re.MULTILINE))
+
+
+def _read_variables(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.args[0].value
+            called = ast.unparse(node.func)
+            is_reader = called.startswith(("env.", "os.environ", "os.getenv")) or called in SETTINGS_HELPERS
+            if is_reader and isinstance(name, str) and re.fullmatch(r"[A-Z][A-Z_]+", name):
+                yield name
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+            yield ast.unparse(node.slice).strip("'")
+
+
+def variables_in_use() -> set[str]:
+    found = set()
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            if "migrations" not in path.parts:
+                found |= set(_read_variables(path.read_text(encoding="utf-8")))
+    return found - NOT_OURS
+
+
+def test_every_variable_that_is_read_is_documented() -> None:
+    assert variables_in_use() - documented_variables() == set()
+
+
+def test_the_table_names_nothing_that_does_not_exist() -> None:
+    assert documented_variables() - variables_in_use() == set()
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL", "GATEWAY_WORKERS", "CALL_RECORD_DAYS"])
+def test_the_search_for_variables_finds_what_we_know_of(name: str) -> None:
+    assert name in variables_in_use()
