@@ -15,10 +15,27 @@ from endpoints import convergence
 
 log = logging.getLogger(__name__)
 
-# After a failure the next nudges are left out for a while: the tick comes anyway, and no page waits twice for a Redis
-# that is away.
-QUIET_SECONDS = 5.0
-_quiet_until = 0.0
+
+class Circuit:
+    """After a failure the next nudges are left out for a while: the tick comes anyway, and no page waits twice."""
+
+    quiet_seconds = 5.0
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return time.monotonic() < self._quiet_until
+
+    def open(self) -> None:
+        self._quiet_until = time.monotonic() + self.quiet_seconds
+
+    def close(self) -> None:
+        self._quiet_until = 0.0
+
+
+circuit = Circuit()
 
 
 @shared_task(name="endpoints.converge", queue="ticks")
@@ -33,10 +50,9 @@ def nudge() -> None:
 
 
 def _nudge() -> None:
-    global _quiet_until
-    if time.monotonic() < _quiet_until:
+    if circuit.is_open:
         return
-    # The probe has a deadline of its own; the broker's are longer.
+    # The probe has deadlines of its own; the broker's are longer.
     if redis.is_alive():
         try:
             converge.apply_async(retry=False, expires=10)
@@ -44,4 +60,4 @@ def _nudge() -> None:
             log.info("no nudge to the worker: %s", error)
         else:
             return
-    _quiet_until = time.monotonic() + QUIET_SECONDS
+    circuit.open()

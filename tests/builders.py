@@ -23,13 +23,14 @@ _numbers = itertools.count(1)
 
 # --- iam
 def user(**values: Any) -> User:
+    """A user who cannot sign in with a password unless one is given: hashing it is most of a test's time."""
     number = next(_numbers)
-    return User.objects.create_user(**{"username": f"user{number}", "password": "a long password", **values})
+    return User.objects.create_user(**{"username": f"user{number}", **values})
 
 
-def project(id: str = "", **values: Any) -> Project:
-    """A project; the same one again for an id that is there."""
-    pk = id or f"project-{next(_numbers)}"
+def project(slug: str = "", **values: Any) -> Project:
+    """A project; the same one again for a slug that is there."""
+    pk = slug or f"project-{next(_numbers)}"
     return Project.objects.get_or_create(pk=pk, defaults={"name": pk.title(), **values})[0]
 
 
