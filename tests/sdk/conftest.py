@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import pytest
 
+from tests.sdk.arrange import Made, Order, Wanted, arrange
+from tests.stack import Stack
+
 
 @dataclass(frozen=True)
 class Target:
-    """Everything a program is told: an address, a key, and endpoint ids."""
+    """Everything that a program is told: an address, a key, and endpoint ids."""
 
     base_url: str
-    api_key: str
-    chat: str
-    chat_version: str
-    thinking: str
-    embedding: str
-    flaky: str = ""
-    stopped: str = ""
-    limited: str = ""
-    limited_tokens: str = ""
+    made: Made
+
+    @property
+    def api_key(self) -> str:
+        return self.made.api_key
+
+    def __getitem__(self, name: str) -> str:
+        """The id of an endpoint."""
+        return self.made.endpoints[name]
+
+    def version(self, name: str) -> str:
+        """What the answers of an endpoint say as ``model``."""
+        return self.made.versions[name]
 
 
 @pytest.fixture(scope="session")
-def target() -> Target:
-    return Target(
-        base_url=os.environ["SDK_TRY"],
-        api_key="k",
-        chat="demo-fast",
-        chat_version="demo-fast",
-        thinking="demo-thinking",
-        embedding="demo-embedding",
+def target(stack: Stack) -> Target:
+    order = Order(
+        prefix="sdk",
+        server_url=f"{stack.demo_url}/v1",
+        endpoints=[
+            Wanted("chat", "demo-fast"),
+            Wanted("thinking", "demo-thinking"),
+            Wanted("embedding", "demo-embedding", domain="embedding"),
+            Wanted("flaky", "demo-flaky"),
+            Wanted("stopped", "demo-fast", is_stopped=True),
+            Wanted("few calls", "demo-fast", rpm=1),
+            Wanted("few tokens", "demo-fast", tpm=100),
+        ],
     )
+    made = arrange(stack, order)
+    return Target(base_url=f"{stack.gateway_url}/api/v3", made=made)

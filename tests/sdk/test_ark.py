@@ -23,17 +23,17 @@ def client(target: Target) -> Iterator[Ark]:
 
 
 def test_chat(client: Ark, target: Target) -> None:
-    answer = client.chat.completions.create(model=target.chat, messages=QUESTION)
+    answer = client.chat.completions.create(model=target["chat"], messages=QUESTION)
     assert answer.choices[0].message.content
-    assert answer.model == target.chat_version
+    assert answer.model == target.version("chat")
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
 def test_stream_with_usage(client: Ark, target: Target) -> None:
-    plain = client.chat.completions.create(model=target.chat, messages=QUESTION)
+    plain = client.chat.completions.create(model=target["chat"], messages=QUESTION)
     chunks = list(
         client.chat.completions.create(
-            model=target.chat, messages=QUESTION, stream=True, stream_options={"include_usage": True}
+            model=target["chat"], messages=QUESTION, stream=True, stream_options={"include_usage": True}
         )
     )
     said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -42,14 +42,14 @@ def test_stream_with_usage(client: Ark, target: Target) -> None:
 
 
 def test_thinking(client: Ark, target: Target) -> None:
-    answer = client.chat.completions.create(model=target.thinking, messages=QUESTION)
+    answer = client.chat.completions.create(model=target["thinking"], messages=QUESTION)
     assert answer.choices[0].message.reasoning_content
     assert answer.usage.completion_tokens_details.reasoning_tokens
-    silent = client.chat.completions.create(model=target.thinking, messages=QUESTION, thinking={"type": "disabled"})
+    silent = client.chat.completions.create(model=target["thinking"], messages=QUESTION, thinking={"type": "disabled"})
     assert not silent.choices[0].message.reasoning_content
 
 
 def test_embeddings(client: Ark, target: Target) -> None:
-    answer = client.embeddings.create(model=target.embedding, input=["接入点"], encoding_format="float")
+    answer = client.embeddings.create(model=target["embedding"], input=["接入点"], encoding_format="float")
     assert len(answer.data[0].embedding) == 1_024
     assert answer.usage.prompt_tokens == 3

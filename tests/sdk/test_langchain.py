@@ -13,13 +13,13 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture
 def model(target: Target) -> ChatOpenAI:
-    return ChatOpenAI(model=target.chat, base_url=target.base_url, api_key=SecretStr(target.api_key), max_retries=0)
+    return ChatOpenAI(model=target["chat"], base_url=target.base_url, api_key=SecretStr(target.api_key), max_retries=0)
 
 
 def test_invoke(model: ChatOpenAI, target: Target) -> None:
     answer = model.invoke("What is an endpoint?")
     assert answer.content
-    assert answer.response_metadata["model_name"] == target.chat_version
+    assert answer.response_metadata["model_name"] == target.version("chat")
     assert answer.usage_metadata is not None
     assert answer.usage_metadata["total_tokens"] > 0
 

@@ -1,0 +1,170 @@
+"""Make what a test calls inside the running product: a model server, versions, endpoints and a key.
+
+The stack has a database of its own, so this runs as a process with the stack's environment and uses the services that
+the console's pages use. Run as a script it reads an ``Order`` as JSON on stdin and prints what it made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tests.servers import ROOT
+from tests.stack import Stack
+
+WAIT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An endpoint named ``name`` on ``upstream``, a model that the server knows."""
+
+    name: str
+    upstream: str
+    domain: str = "chat"
+    rpm: int = 6_000
+    tpm: int = 10_000_000
+    is_stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Order:
+    """A model server and the endpoints on it. ``prefix`` keeps the names of one test file's things apart."""
+
+    prefix: str
+    server_url: str
+    endpoints: Sequence[Wanted]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Endpoint ids and the public ids of their versions by the names that were wanted, and a key for all of them."""
+
+    api_key: str
+    endpoints: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def arrange(stack: Stack, order: Order) -> Made:
+    """Have it made in ``stack``, and wait until the endpoints are what they shall be."""
+    return Made(**_run(stack, "-m", "tests.sdk.arrange", given=json.dumps(asdict(order))))
+
+
+def call_records(stack: Stack, endpoint_id: str) -> list[dict[str, Any]]:
+    """The ledger's records of an endpoint's calls, oldest first."""
+    found = _run(stack, "-m", "tests.sdk.arrange", "records", endpoint_id)
+    assert isinstance(found, list)
+    return found
+
+
+def _run(stack: Stack, *arguments: str, given: str = "") -> Any:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**stack.env, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_SECONDS + 30,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _make(order: Order) -> Made:
+    from django.utils import timezone
+
+    from catalog import services as catalog
+    from catalog.models import ModelVersion
+    from endpoints import services as endpoints
+    from endpoints.models import Endpoint, Status
+    from iam.actors import SYSTEM
+    from iam.models import Project
+
+    server = catalog.add_server(
+        settings=catalog.ServerSettings(name=f"{order.prefix} server", base_url=order.server_url),
+        by=SYSTEM,
+        now=timezone.now(),
+    )
+    assert catalog.probe_now(server=server, now=timezone.now()), order.server_url
+    versions: dict[str, ModelVersion] = {}
+    made: dict[str, Endpoint] = {}
+    for wanted in order.endpoints:
+        version = versions.get(wanted.upstream)
+        if version is None:
+            version = versions[wanted.upstream] = catalog.publish(
+                server=server,
+                publication=catalog.Publication(
+                    upstream_model=wanted.upstream,
+                    model_name=f"{order.prefix}-{wanted.upstream}",
+                    version="260401",
+                    domain=wanted.domain,
+                    default_rpm=6_000,
+                    default_tpm=10_000_000,
+                ),
+                by=SYSTEM,
+                now=timezone.now(),
+            )
+        made[wanted.name] = endpoints.create(
+            project=Project.objects.get(pk="default"),
+            name=f"{order.prefix} {wanted.name}",
+            description="",
+            version=version,
+            rpm=wanted.rpm,
+            tpm=wanted.tpm,
+            tags={},
+            by=SYSTEM,
+            now=timezone.now(),
+        )
+    _wait_for({endpoint.pk for endpoint in made.values()}, Status.RUNNING)
+    stopped = [made[wanted.name] for wanted in order.endpoints if wanted.is_stopped]
+    for endpoint in stopped:
+        endpoints.stop(endpoint=endpoint, by=SYSTEM, now=timezone.now())
+    _wait_for({endpoint.pk for endpoint in stopped}, Status.STOPPED)
+    return Made(
+        api_key=_key(order.prefix),
+        endpoints={name: endpoint.pk for name, endpoint in made.items()},
+        versions={name: endpoint.version.public_id for name, endpoint in made.items()},
+    )
+
+
+def _wait_for(ids: set[str], status: str) -> None:
+    from endpoints.models import Endpoint
+
+    deadline = time.monotonic() + WAIT_SECONDS
+    while waiting := list(Endpoint.objects.filter(pk__in=ids).exclude(status=status)):
+        assert time.monotonic() < deadline, [(endpoint.name, endpoint.status) for endpoint in waiting]
+        time.sleep(0.1)
+
+
+def _key(name: str) -> str:
+    command = [sys.executable, "manage.py", "create_api_key", "--project", "default", "--name", name]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _records(endpoint_id: str) -> list[dict[str, Any]]:
+    from metering.models import CallRecord
+
+    fields = ("call_id", "outcome", "status", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+    return list(CallRecord.objects.filter(endpoint_id=endpoint_id).order_by("at", "pk").values(*fields))
+
+
+if __name__ == "__main__":
+    import django
+
+    os.environ["DJANGO_SETTINGS_MODULE"] = "arkconsole.settings"
+    django.setup()
+    if sys.argv[1:2] == ["records"]:
+        result: Any = _records(sys.argv[2])
+    else:
+        order = json.load(sys.stdin)
+        order["endpoints"] = [Wanted(**wanted) for wanted in order["endpoints"]]
+        result = asdict(_make(Order(**order)))
+    json.dump(result, sys.stdout)
