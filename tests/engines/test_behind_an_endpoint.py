@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.engines.conftest import Engine
 from tests.sdk.arrange import Made, Order, Wanted, arrange, call_records
@@ -30,14 +31,14 @@ def client(stack: Stack, made: Made) -> Iterator[openai.OpenAI]:
 def test_the_engine_answers_through_an_endpoint_streamed_and_not_and_the_ledger_has_its_figures(
     stack: Stack, made: Made, client: openai.OpenAI
 ) -> None:
-    messages = [{"role": "user", "content": "你好, what is an endpoint?"}]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "你好, what is an endpoint?"}]
     endpoint_id = made.endpoints["chat"]
-    plain = client.chat.completions.create(model=endpoint_id, messages=messages, max_tokens=24)  # type: ignore[arg-type]
+    plain = client.chat.completions.create(model=endpoint_id, messages=messages, max_tokens=24)
     assert plain.model == made.versions["chat"]
     assert plain.usage is not None
     stream = client.chat.completions.create(
         model=endpoint_id,
-        messages=messages,  # type: ignore[arg-type]
+        messages=messages,
         max_tokens=24,
         stream=True,
     )

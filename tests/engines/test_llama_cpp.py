@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.engines.conftest import Engine
 
@@ -23,8 +24,8 @@ def test_the_engine_lists_its_model(engine: Engine, client: openai.OpenAI) -> No
 
 
 def test_the_engine_answers(engine: Engine, client: openai.OpenAI) -> None:
-    messages = [{"role": "user", "content": "你好, what is an endpoint?"}]
-    answer = client.chat.completions.create(model=engine.model, messages=messages, max_tokens=12)  # type: ignore[arg-type]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "你好, what is an endpoint?"}]
+    answer = client.chat.completions.create(model=engine.model, messages=messages, max_tokens=12)
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
@@ -32,12 +33,12 @@ def test_the_engine_answers(engine: Engine, client: openai.OpenAI) -> None:
 
 
 def test_the_engine_streams_the_same_answer(engine: Engine, client: openai.OpenAI) -> None:
-    messages = [{"role": "user", "content": "Stream something"}]
-    plain = client.chat.completions.create(model=engine.model, messages=messages, max_tokens=12)  # type: ignore[arg-type]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Stream something"}]
+    plain = client.chat.completions.create(model=engine.model, messages=messages, max_tokens=12)
     chunks = list(
         client.chat.completions.create(
             model=engine.model,
-            messages=messages,  # type: ignore[arg-type]
+            messages=messages,
             max_tokens=12,
             stream=True,
             stream_options={"include_usage": True},
