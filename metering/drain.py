@@ -410,7 +410,7 @@ def _add(model: type[Usage], sums: dict[_Key, tuple[str, list[int]]]) -> None:
     columns = [*USAGE_KEY, "project_id", *_SUMS]
     added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in _SUMS)
     one = f"({', '.join(['%s'] * len(columns))})"
-    rows = [
+    rows: list[list[Any]] = [
         [endpoint_id, connection.ops.adapt_datetimefield_value(at), *rest, project_id, *values]
         for (endpoint_id, at, *rest), (project_id, values) in sorted(sums.items())
     ]

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 import redis as redis_client
-from django.db import connection, connections
+from django.db import connections
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -108,7 +108,9 @@ def test_a_death_at_any_step_counts_nothing_twice_and_loses_nothing(step: str, s
     script=st.lists(
         st.one_of(
             st.lists(
-                st.tuples(st.integers(0, 12), st.sampled_from(list(Outcome)), st.integers(0, 900)), min_size=1, max_size=8
+                st.tuples(st.integers(0, 12), st.sampled_from(list(Outcome)), st.integers(0, 900)),
+                min_size=1,
+                max_size=8,
             ),
             st.sampled_from([*STEPS, "", "wipe"]),
         ),
@@ -372,6 +374,10 @@ def test_the_rooms_below_hear_of_keys_and_servers(send: Send) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_two_drains_at_once_count_each_call_once_and_do_not_queue_up(send: Send) -> None:
+    if ON_SQLITE:
+        pytest.skip(
+            "the tests' SQLite is in memory and locks by table; in a file BEGIN IMMEDIATE makes the second wait"
+        )
     sent = [usage_event() for _ in range(300)]
     send(*sent)
     inside, other_done = threading.Event(), threading.Event()
@@ -380,7 +386,7 @@ def test_two_drains_at_once_count_each_call_once_and_do_not_queue_up(send: Send)
     def wait_inside(step: str) -> None:
         if step == "sums":
             inside.set()
-            assert other_done.wait(1 if ON_SQLITE else 20) or ON_SQLITE
+            assert other_done.wait(20)
 
     def run(checkpoint: drain.Checkpoint) -> None:
         try:
@@ -399,5 +405,4 @@ def test_two_drains_at_once_count_each_call_once_and_do_not_queue_up(send: Send)
 
     assert CallRecord.objects.count() == minute_sums()["calls"] == 300
     assert sum(result.counted for result in results) == 300
-    # PostgreSQL passes the locked row by; SQLite waits for its one writer.
-    assert any(result.is_busy for result in results) or connection.vendor == "sqlite"
+    assert any(result.is_busy for result in results)
