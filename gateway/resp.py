@@ -27,6 +27,7 @@ DEAD_SECONDS = 3.0
 """A connection on which the oldest command has waited this long is given up."""
 
 Arg = bytes | str | int
+_pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub: one element
 
 
 class RedisAway(Exception):
@@ -271,7 +272,7 @@ class _RespProtocol(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_later(CHECK_SECONDS, self._check)
         command = args if script is None else ("EVALSHA", script.sha, *args)
-        self._transport.write(hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows one-element tuples only)
+        self._transport.write(_pack(command))
 
     async def first(self, *args: Arg) -> Any:
         """A command of the set-up; raises `RedisAway` with what Redis said."""
@@ -333,7 +334,7 @@ class _RespProtocol(asyncio.Protocol):
             script, pending.script = pending.script, None
             self.queue.append(pending)
             command = ("EVAL", script.source, *pending.args)
-            self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
+            self._transport.write(_pack(command))
             return
         pending.done(RedisAway(text))
         if text.startswith(("READONLY", "LOADING", "MASTERDOWN")):
