@@ -72,7 +72,7 @@ def make_venv():
 
 
 def pip_install(what, lock):
-    run(what, PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", lock)
+    run(what, PYTHON, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes", "-r", lock)
 
 
 def install_python(lock):
