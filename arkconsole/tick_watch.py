@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 
 
@@ -29,3 +31,25 @@ class TickWatch:
     def forgive(self) -> None:
         """Count anew from the next look: after a restart, or while Redis is away and nothing can be expected."""
         self._moved_at.clear()
+
+
+async def keep_ticking(
+    watch: TickWatch,
+    *,
+    look: Callable[[], Mapping[str, datetime] | None],
+    restart: Callable[[list[str]], Awaitable[None]],
+    pause_seconds: float,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> None:
+    """Look again and again, for ever, and await `restart` with the late names when ticks stand still.
+
+    `look` runs in a thread and returns every heartbeat, or None while nothing can be expected: no database, no Redis.
+    """
+    while True:
+        await asyncio.sleep(pause_seconds)
+        heartbeats = await asyncio.to_thread(look)
+        if heartbeats is None:
+            watch.forgive()
+        elif late := watch.late(heartbeats, monotonic=monotonic()):
+            await restart(late)
+            watch.forgive()

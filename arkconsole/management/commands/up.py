@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import Error as DatabaseError
@@ -22,8 +23,8 @@ from django.db import close_old_connections, connection
 from arkconsole import ticks
 from arkconsole.data_dir import DataDir
 from arkconsole.processes import Site, process_table
-from arkconsole.supervisor import Supervisor, UpError, answers, lock, reap_orphans, require_free_port
-from arkconsole.tick_watch import TickWatch
+from arkconsole.supervisor import Supervisor, UpError, lock, reap_orphans, require_free_port
+from arkconsole.tick_watch import TickWatch, keep_ticking
 from common.models import TickHeartbeat
 
 TICK_PROCESSES = ("beat", "worker-ticks", "worker-slow")
@@ -156,27 +157,28 @@ def _block(data: DataDir, site: Site, seconds: float) -> str:
 
 
 async def _watch_ticks(supervisor: Supervisor, redis_url: str) -> None:
-    """Restart beat and workers when ticks stand still though Redis answers."""
-    # A rare tick tells too late to be of use; beat and each worker have frequent ones.
+    """Restart beat and workers when ticks stand still though database and Redis answer.
+
+    Both are known: a clock set back, and a worker that stopped consuming after it lost Redis for a while.
+    """
+
+    async def restart(late: list[str]) -> None:
+        _say(f"Ticks stand still ({', '.join(late)}); restarting {', '.join(TICK_PROCESSES)}.")
+        await supervisor.restart(*TICK_PROCESSES)
+
+    # A rare tick tells too late to be of use; beat and the workers have frequent ones.
     watch = TickWatch({tick.name: tick.seconds for tick in ticks.TICKS if tick.seconds <= 60})
-    while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        heartbeats = await asyncio.to_thread(_heartbeats)
-        if heartbeats is None or not await answers(redis_url):
-            watch.forgive()
-            continue
-        if late := watch.late(heartbeats, monotonic=time.monotonic()):
-            _say(f"Ticks stand still ({', '.join(late)}); restarting {', '.join(TICK_PROCESSES)}.")
-            await supervisor.restart(*TICK_PROCESSES)
-            watch.forgive()
+    await keep_ticking(watch, look=lambda: _heartbeats(redis_url), restart=restart, pause_seconds=LOOK_SECONDS)
 
 
-def _heartbeats() -> Mapping[str, datetime] | None:
-    """Every heartbeat row; None without a database."""
+def _heartbeats(redis_url: str) -> Mapping[str, datetime] | None:
+    """Every heartbeat row; None while the database or Redis does not answer."""
     close_old_connections()
     try:
+        with redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
+            client.ping()
         return dict(TickHeartbeat.objects.values_list("name", "at"))
-    except DatabaseError:
+    except (redis.RedisError, DatabaseError):
         return None
     finally:
         connection.close()
