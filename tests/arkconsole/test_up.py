@@ -1,0 +1,145 @@
+"""`manage.py up` as a newcomer meets it: SQLite, embedded Valkey, nothing configured."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.servers import ROOT, wait_until
+from tests.stack import Stack
+
+pytestmark = [pytest.mark.quickstart, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("quickstart") / "data")
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def running(home: Stack) -> Stack:
+    """A quick start that runs, whatever the test before has done to it."""
+    if home._process is None or home.process.poll() is not None:
+        home.start()
+    return home
+
+
+def call(stack: Stack) -> dict[str, object]:
+    """Run the printed curl line as it stands."""
+    done = subprocess.run(f"{stack.curl_line} -sS --fail-with-body", shell=True, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+def up(**env: str) -> subprocess.CompletedProcess[str]:
+    """Another `manage.py up`, expected to refuse."""
+    return subprocess.run(
+        [sys.executable, "manage.py", "up"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+
+
+def left_over(stack: Stack) -> list[list[str]]:
+    """Command lines of processes that still work in the stack's data directory."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("DATA_DIR") == str(stack.data_dir) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.cmdline())
+        except psutil.Error:
+            pass
+    return found
+
+
+def test_one_block_says_everything_and_its_curl_line_answers(running: Stack) -> None:
+    for wanted in (running.console_url, f"{running.gateway_url}/api/v3", running.demo_key):
+        assert wanted in running.output
+    assert call(running)["choices"]
+    assert httpx.get(f"{running.console_url}/", follow_redirects=True, trust_env=False).status_code == 200
+
+
+def test_ctrl_c_ends_everything_and_the_next_start_is_quick_and_keeps_its_data(running: Stack) -> None:
+    key, endpoint = running.demo_key, running.demo_endpoint
+    assert running.interrupt() == 0
+    assert left_over(running) == []
+    seconds = running.start()
+    assert seconds < 30
+    assert (running.demo_key, running.demo_endpoint) == (key, endpoint)
+    assert "shown this once" not in running.output
+    assert call(running)["choices"]
+
+
+def test_a_killed_run_leaves_nothing_that_blocks_the_next(running: Stack) -> None:
+    running.process.kill()
+    running.process.wait()
+    assert left_over(running)
+    running.start()
+    assert "Ended what an earlier run had left behind" in running.output
+    assert call(running)["choices"]
+
+
+def test_a_second_run_on_the_same_data_is_refused_in_one_sentence(running: Stack) -> None:
+    refused = up(**running.env)
+    assert refused.returncode == 1
+    assert re.fullmatch(r"\S+ is in use by another run \(process \d+\); stop that one, .*\n", refused.stderr)
+    assert refused.stdout == ""
+
+
+@pytest.mark.parametrize("variable", ["PORT", "GATEWAY_PORT"])
+def test_a_taken_port_is_refused_in_one_sentence(running: Stack, tmp_path: Path, variable: str) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        refused = up(**{**running.env, "DATA_DIR": str(tmp_path), variable: port})
+    assert refused.returncode == 1
+    assert f"127.0.0.1:{port}" in refused.stderr
+    assert f"set {variable} to another port" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_wrong_variable_is_refused_in_one_sentence(running: Stack) -> None:
+    refused = up(**{**running.env, "PORT": "eighty"})
+    assert refused.returncode == 1
+    assert "PORT" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_data_directory_that_cannot_be_is_refused_in_one_sentence(running: Stack, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = up(**{**running.env, "DATA_DIR": str(tmp_path / "file")})
+    assert refused.returncode == 1
+    assert re.fullmatch(r"Cannot use \S+ as data directory: .*\n", refused.stderr)
+
+
+@pytest.mark.parametrize("name", ["valkey", "demo", "console", "gateway", "worker-ticks", "worker-slow", "beat"])
+def test_each_process_comes_back_when_it_dies(running: Stack, name: str) -> None:
+    old = running.kill(name)
+    running.wait_back(name, old)
+    wait_until(lambda: running.is_ready(running.console_url), what="the console is ready")
+    wait_until(lambda: running.is_ready(running.gateway_url), what="the gateway is ready")
+
+
+def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own(running: Stack, tmp_path: Path) -> None:
+    other = Stack(tmp_path / "data")
+    try:
+        other.start()
+        assert call(other)["choices"]
+        assert call(running)["choices"]
+        assert other.demo_key != running.demo_key
+        other.process.send_signal(signal.SIGTERM)
+        assert other.process.wait(60) == 0
+    finally:
+        other.stop()
