@@ -34,6 +34,7 @@ PRUNE_MARGIN = timedelta(hours=1)
 """Call records are kept so much longer than replays are accepted: a prune never overtakes a drain that runs beside it."""
 MAX_AHEAD = timedelta(days=1)
 MAX_DEAD_BYTES = 64 * 1024
+_UPSERT_ROWS = 500
 _MAX_TOKENS = 10**12
 _MAX_ID = 2**63 - 1
 _MAX_INT = 2**31 - 1
@@ -409,20 +410,32 @@ def _add(model: type[Usage], sums: dict[_Key, tuple[str, list[int]]]) -> None:
     table = model._meta.db_table  # noqa: SLF001 - documented by Django
     columns = [*USAGE_KEY, "project_id", *_SUMS]
     added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in _SUMS)
-    one = f"({', '.join(['%s'] * len(columns))})"
     rows: list[list[Any]] = [
         [endpoint_id, connection.ops.adapt_datetimefield_value(at), *rest, project_id, *values]
         for (endpoint_id, at, *rest), (project_id, values) in sorted(sums.items())
     ]
-    size = max((connection.features.max_query_params or 16_000) // len(columns), 1)
     with connection.cursor() as cursor:
-        for start in range(0, len(rows), size):
-            chunk = rows[start : start + size]
+        for start in range(0, len(rows), _UPSERT_ROWS):
+            chunk = rows[start : start + _UPSERT_ROWS]
+            source, parameters = _source(chunk)
             cursor.execute(
-                f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([one] * len(chunk))} "  # noqa: S608 - names
+                f"INSERT INTO {table} ({', '.join(columns)}) {source} "
                 f"ON CONFLICT ({', '.join(USAGE_KEY)}) DO UPDATE SET {added}",
-                [value for row in chunk for value in row],
+                parameters,
             )
+
+
+def _source(rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+    """The rows as the source of an INSERT. Arrays where there are any: a placeholder per value takes three times as long."""
+    if connection.vendor == "postgresql":
+        types = ["varchar", "timestamptz", "bigint", "varchar", "bigint", "bigint", "varchar", *["bigint"] * len(_SUMS)]
+        arrays = ", ".join(f"%s::{name}[]" for name in types)
+        return (
+            f"SELECT * FROM unnest({arrays})",  # noqa: S608 - our own names of types
+            [list(column) for column in zip(*rows, strict=True)],
+        )
+    one = f"({', '.join(['%s'] * len(rows[0]))})"
+    return f"VALUES {', '.join([one] * len(rows))}", [value for row in rows for value in row]
 
 
 def _note(counted: Sequence[UsageEvent], *, now: datetime) -> None:

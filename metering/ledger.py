@@ -240,6 +240,9 @@ def calls(endpoint_id: str, filters: CallFilters) -> QuerySet[CallRecord]:
     if filters.status_class in STATUS_CLASSES:
         first = int(filters.status_class[0]) * 100
         found = found.filter(status__gte=first, status__lt=first + 100)
+    if _is_trouble(filters):
+        # Said once more for the index of calls that did not succeed.
+        found = found.exclude(outcome=CallRecord.Outcome.SUCCESS)
     for name in ("outcome", "code", "api"):
         if value := getattr(filters, name):
             found = found.filter(**{name: value})
@@ -251,6 +254,15 @@ def calls(endpoint_id: str, filters: CallFilters) -> QuerySet[CallRecord]:
     if filters.until is not None:
         found = found.filter(at__lt=filters.until)
     return found.order_by(*CALLS_ORDER)
+
+
+def _is_trouble(filters: CallFilters) -> bool:
+    """Whether no call that succeeded can match."""
+    return (
+        filters.status_class in ("4xx", "5xx")
+        or filters.outcome not in ("", CallRecord.Outcome.SUCCESS)
+        or filters.code not in ("", "Success")
+    )
 
 
 def summary(endpoint_id: str, *, since: datetime, now: datetime) -> Summary:

@@ -116,6 +116,12 @@ class CallRecord(models.Model):
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["endpoint_id", "-at", "-id"], name="metering_call_endpoint"),
             models.Index(fields=["at"], name="metering_call_at"),
+            # What people look for is the few calls that went wrong among the many that did not.
+            models.Index(
+                fields=["endpoint_id", "-at", "-id"],
+                condition=~models.Q(outcome="success"),
+                name="metering_call_trouble",
+            ),
         ]
 
     def __str__(self) -> str:
