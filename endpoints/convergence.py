@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from django.db.models import F, Q, Sum, Window
+from django.db.models import F, Max, Q, Sum, Window
 from django.db.models.functions import RowNumber
 
 from catalog.models import Deployment, ModelServer, ModelVersion
@@ -104,6 +104,9 @@ def judge(*, group: Group, version: Version, now: datetime) -> Verdict | None:
         if here == Status.SCHEDULING:
             return Verdict(here, Reason.WAITING_FOR_PROBE, _listed(unknown))
         return None
+    if here == Status.ABNORMAL and group.reason in (Reason.SERVERS_DOWN, Reason.NO_SERVER):
+        # A probe has just succeeded; the latest calls are those that failed while the servers were down.
+        return Verdict(Status.RUNNING, Reason.SERVED)
     calls = version.calls
     was_failing = here == Status.ABNORMAL and group.reason == Reason.CALLS_FAIL
     if calls.are_failing or (was_failing and not calls.are_well):
@@ -122,7 +125,7 @@ def converge(*, now: datetime) -> int:
 def versions_at(now: datetime, version_ids: Iterable[int], failing: Iterable[int] = ()) -> dict[int, Version]:
     """What is known of the versions at `now`; `failing` are those that are abnormal because calls failed.
 
-    Three queries, and one more where the calls of a version are to be looked at.
+    Three queries, and three more where the calls of a version are to be looked at.
     """
     ids = list(version_ids)
     servers: dict[int, list[Server]] = {}
@@ -173,11 +176,21 @@ def _latest_calls(failing: set[int], now: datetime) -> dict[int, Calls]:
         .annotate(rank=Window(RowNumber(), partition_by="version_id", order_by=[F("at").desc(), F("pk").desc()]))
         .filter(rank__lte=CALLS_SEEN)
         .order_by("version_id", "rank")
-        .values_list("version_id", "outcome", "server_id", "code", "status")
+        .values_list("version_id", "outcome", "server_id", "code", "status", "at")
+    )
+    # What failed before endpoints of the version became healthy has been judged already.
+    judged_until = dict(
+        Endpoint.objects.alive()
+        .filter(version__in=suspects, status=Status.RUNNING)
+        .order_by()
+        .values_list("version_id")
+        .annotate(at=Max("status_at"))
     )
     names = dict(ModelServer.objects.values_list("pk", "name"))
     seen: dict[int, list[tuple[bool, str, str]]] = {}
-    for version_id, outcome, server_id, code, status in ranked:
+    for version_id, outcome, server_id, code, status, at in ranked:
+        if version_id in judged_until and at <= judged_until[version_id]:
+            continue
         has_failed = outcome != CallRecord.Outcome.SUCCESS
         seen.setdefault(version_id, []).append((has_failed, names.get(server_id or 0, "?"), f"{code} (HTTP {status})"))
     return {version_id: _calls(rows) for version_id, rows in seen.items()}
@@ -194,28 +207,29 @@ def _calls(rows: Sequence[tuple[bool, str, str]]) -> Calls:
 
 
 def _settle(group: Group, version: Version, now: datetime) -> int:
-    """Move the endpoints of `group` to where they belong, arrow by arrow; how many moved."""
-    alike = Endpoint.objects.filter(version=group.version_id, desired=group.desired)
-    moved = 0
-    while True:
-        here = alike.filter(status=group.status, status_reason=group.reason, status_subject=group.subject)
-        verdict = judge(group=group, version=version, now=now)
-        if verdict is None or (verdict.status, verdict.reason, verdict.subject) == (
-            group.status,
-            group.reason,
-            group.subject,
-        ):
-            return moved
-        if verdict.status == group.status:
+    """Move the endpoints of `group` to where they belong; how many moves that took."""
+    here = Endpoint.objects.filter(
+        version=group.version_id, desired=group.desired, status=group.status, status_reason=group.reason,
+        status_subject=group.subject,
+    )  # fmt: skip
+    verdict = judge(group=group, version=version, now=now)
+    if verdict is None:
+        return 0
+    if verdict.status == group.status:
+        if (verdict.reason, verdict.subject) != (group.reason, group.subject):
             lifecycle.explain_many(
                 endpoints=here, reason=verdict.reason, subject=verdict.subject, detail=verdict.detail
             )
-            return moved
-        moved += lifecycle.move_many(
-            endpoints=here, to=verdict.status, reason=verdict.reason, subject=verdict.subject,
-            detail=verdict.detail, now=now,
-        )  # fmt: skip
-        group = replace(group, status=verdict.status, reason=verdict.reason, subject=verdict.subject)
+        return 0
+    moved = lifecycle.move_many(
+        endpoints=here, to=verdict.status, reason=verdict.reason, subject=verdict.subject, detail=verdict.detail,
+        now=now,
+    )  # fmt: skip
+    if verdict.status != Status.SCHEDULING:
+        return moved
+    # Scheduling is a beginning: what comes after it is known already.
+    onward = replace(group, status=verdict.status, reason=verdict.reason, subject=verdict.subject)
+    return moved + _settle(onward, version, now)
 
 
 def _listed(names: Sequence[str]) -> str:

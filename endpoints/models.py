@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -14,6 +15,11 @@ from django.utils.translation import gettext_lazy as _
 
 from catalog.models import ModelVersion
 from iam.models import Project
+
+# Ark's alphabet for tags: letters of any language, digits, spaces and a few signs; keys go without "=", so that
+# "key=value" can be read back.
+TAG_KEY = re.compile(r"[\w .:/+@-]+")
+TAG_VALUE = re.compile(r"[\w .:/=+@-]*")
 
 
 class Status(models.TextChoices):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,7 +17,7 @@ from common.errors import Conflict, DomainError
 from common.models import RouteChange
 from endpoints import convergence, lifecycle, tasks
 from endpoints.lifecycle import Reason
-from endpoints.models import Desired, Endpoint, Kind, Status
+from endpoints.models import TAG_KEY, TAG_VALUE, Desired, Endpoint, Kind, Status
 from iam.actors import SYSTEM, Actor
 from iam.models import Project
 
@@ -37,8 +36,6 @@ MAX_DESCRIPTION = 500
 MAX_TAGS = 20
 MAX_TAG_KEY = 64
 MAX_TAG_VALUE = 128
-# Ark's own alphabet for tags: letters of any language, digits, spaces and these.
-_TAG_TEXT = re.compile(r"[\w .:/=+@-]*")
 
 Tags = Mapping[str, str] | Sequence[tuple[str, str]]
 
@@ -309,9 +306,10 @@ def _clean_tags(tags: Tags) -> dict[str, str]:
                 % {"key": key[:MAX_TAG_KEY], "max_key": MAX_TAG_KEY, "max_value": MAX_TAG_VALUE},
                 field="tags",
             )
-        if not _TAG_TEXT.fullmatch(key) or not _TAG_TEXT.fullmatch(value):
+        if not TAG_KEY.fullmatch(key) or not TAG_VALUE.fullmatch(value):
             raise DomainError(
-                _("The tag “%(key)s” may hold letters, digits, spaces and . : / = + @ _ - only.") % {"key": key},
+                _("The tag “%(key)s” may hold letters, digits, spaces and . : / + @ _ - only, its value = as well.")
+                % {"key": key},
                 field="tags",
             )
         if key in clean:

@@ -80,6 +80,8 @@ WAS_FAILING = group(Status.ABNORMAL, reason=Reason.CALLS_FAIL)
         ("still failing a little", WAS_FAILING, version(UP, calls=replace(BAD, failures=(True, False, True, True))),
          FAILING),
         ("three good calls", WAS_FAILING, version(UP, calls=Calls((False,) * 3 + (True,) * 17, ("a",), "x")), SERVED),
+        ("back after an outage in which calls failed", group(Status.ABNORMAL, reason=Reason.SERVERS_DOWN),
+         version(UP, calls=BAD), SERVED),
         ("no more calls", WAS_FAILING, version(UP), SERVED),
         ("calls fail and servers are down", RUNNING, version(DOWN, calls=BAD), IS_DOWN),
     ],
@@ -163,6 +165,7 @@ def test_failing_calls_make_it_abnormal_and_good_ones_healthy_again() -> None:
     server = builders.model_server(name="vllm-1")
     endpoint = builders.endpoint(version=builders.model_version(servers=[server]))
     other = builders.endpoint(version=builders.model_version(servers=[server]))
+    Endpoint.objects.update(status_at=NOW - timedelta(hours=1))
     known = {"version_id": endpoint.version_id, "server_id": server.pk, "at": NOW - timedelta(seconds=9)}
     for _ in range(5):
         builders.call_record(**known, outcome="upstream_error", status=502, code="InternalServiceError")
@@ -182,8 +185,28 @@ def test_failing_calls_make_it_abnormal_and_good_ones_healthy_again() -> None:
 
 
 @pytest.mark.django_db
+def test_calls_that_failed_during_an_outage_do_not_make_it_abnormal_again() -> None:
+    server = builders.model_server(name="vllm-1")
+    endpoint = builders.endpoint(
+        version=builders.model_version(servers=[server]), status="Abnormal", status_reason="servers_down"
+    )
+    for _ in range(9):
+        builders.call_record(version_id=endpoint.version_id, server_id=server.pk, outcome="cut")
+    UsageMinute.objects.create(
+        at=NOW.replace(second=0, microsecond=0), project_id="default", endpoint_id=endpoint.pk, api="chat", key_id=1,
+        version_id=endpoint.version_id, calls=9, failed=9,
+    )  # fmt: skip
+    assert tick() == 1
+    assert state_of(endpoint)[0] == "Running"
+    later = NOW + timedelta(seconds=9)
+    for _ in range(5):
+        builders.call_record(version_id=endpoint.version_id, server_id=server.pk, outcome="cut", at=later)
+    assert convergence.converge(now=later) == 1
+
+
+@pytest.mark.django_db
 def test_what_callers_did_wrong_says_nothing_of_the_model() -> None:
-    endpoint = builders.endpoint()
+    endpoint = builders.endpoint(created_at=NOW - timedelta(hours=1))
     for status in (400, 404, 429, 413, 422):
         builders.call_record(version_id=endpoint.version_id, outcome="upstream_error", status=status)
     UsageMinute.objects.create(

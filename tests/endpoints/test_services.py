@@ -80,7 +80,7 @@ def test_a_new_endpoint_is_scheduling_recorded_and_on_its_way_to_the_gateway(own
     [
         ("name", "  "), ("name", "x" * 65), ("name", "two\nlines"), ("description", "x" * 501), ("description", "\0"),
         ("rpm", 0), ("rpm", 10_000_001), ("tpm", 0), ("tpm", 2_000_000_001),
-        ("tags", {"": "x"}), ("tags", {"k" * 65: ""}), ("tags", {"k": "v" * 129}), ("tags", {"a;b": ""}),
+        ("tags", {"": "x"}), ("tags", {"k" * 65: ""}), ("tags", {"k": "v" * 129}), ("tags", {"a;b": ""}), ("tags", {"a=b": ""}),
         ("tags", {"k": "line\nbreak"}), ("tags", [("k", "1"), (" k ", "2")]), ("tags", {str(n): "" for n in range(21)}),
     ],
 )  # fmt: skip
