@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.resp import Address, Pipe, RedisAway, Script, parse_url
+from tests.servers import RedisServer
+
+ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://localhost", Address("localhost")),
+        ("redis://10.0.0.7:6380/3", Address("10.0.0.7", 6380, database=3)),
+        ("redis://[::1]:6380", Address("::1", 6380)),
+        ("redis://:p%40ss@h", Address("h", password="p@ss")),
+        ("redis://us%3Aer:pw@h/1", Address("h", username="us:er", password="pw", database=1)),
+        ("redis://h?db=4", Address("h", database=4)),
+        ("rediss://h:6390", Address("h", 6390, is_tls=True)),
+        ("rediss://h?ssl_cert_reqs=none", Address("h", is_tls=True, verifies=False)),
+        ("rediss://h?ssl_ca_certs=%2Fca.pem", Address("h", is_tls=True, ca_file="/ca.pem")),
+        ("unix:///run/redis.sock", Address(path="/run/redis.sock")),
+        (
+            "unix://user:pw@/run/redis.sock?db=2",
+            Address(path="/run/redis.sock", username="user", password="pw", database=2),
+        ),
+    ],
+)
+def test_every_form_of_a_redis_url_is_read(url: str, address: Address) -> None:
+    assert parse_url(url) == address
+
+
+@pytest.mark.parametrize("url", ["http://h", "redis://h/x", "unix://", "h:6379"])
+def test_what_is_no_redis_url_is_refused_with_a_sentence(url: str) -> None:
+    with pytest.raises(ValueError, match=r".{20}"):
+        parse_url(url)
+
+
+@contextlib.asynccontextmanager
+async def running(url: str, **options: Any) -> AsyncIterator[Pipe]:
+    pipe = Pipe(parse_url(url), scripts=(ADD,), **options)
+    task = asyncio.ensure_future(pipe.run())
+    try:
+        await until(lambda: pipe.is_connected)
+        yield pipe
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(predicate: Any, seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not predicate():
+            await asyncio.sleep(0.005)
+
+
+def test_replies_come_back_to_those_who_asked(gateway_redis: RedisServer) -> None:
+    async def scenario() -> list[Any]:
+        async with running(gateway_redis.url) as pipe:
+            await pipe.ask(None, ("DEL", "n"))
+            return await asyncio.gather(*(pipe.ask(ADD, (1, "n", 1)) for _ in range(500)))
+
+    assert asyncio.run(scenario()) == list(range(1, 501))
+
+
+def test_scripts_that_redis_forgot_are_sent_again(gateway_redis: RedisServer) -> None:
+    async def scenario() -> list[Any]:
+        async with running(gateway_redis.url) as pipe:
+            await pipe.ask(None, ("DEL", "n"))
+            flushed = pipe.ask(None, ("SCRIPT", "FLUSH"))
+            asked = [pipe.ask(ADD, (1, "n", 1)) for _ in range(3)]
+            await flushed
+            return [*await asyncio.gather(*asked), await pipe.ask(ADD, (1, "n", 1))]
+
+    assert asyncio.run(scenario()) == [1, 2, 3, 4]
+
+
+def test_an_error_of_redis_is_told_as_redis_away(gateway_redis: RedisServer) -> None:
+    async def scenario() -> None:
+        async with running(gateway_redis.url) as pipe:
+            with pytest.raises(RedisAway, match="ERR"):
+                await pipe.ask(None, ("NOSUCH",))
+            assert await pipe.ask(None, ("PING",)) == b"PONG"
+
+    asyncio.run(scenario())
+
+
+def test_a_late_reply_is_waited_for_no_longer_than_the_deadline_and_then_told(gateway_redis: RedisServer) -> None:
+    async def scenario() -> None:
+        async with running(gateway_redis.url, deadline_seconds=0.1) as pipe:
+            loop = asyncio.get_running_loop()
+            late: list[Any] = []
+            sleeping = pipe.ask(None, ("BLPOP", "nothing-here", "0.6"))
+            counted = pipe.ask(ADD, (1, "late", 0), late=late.append)
+            began = loop.time()
+            with pytest.raises(RedisAway):
+                await counted
+            assert 0.09 < loop.time() - began < 0.4
+            assert pipe.is_stalled
+            with pytest.raises(RedisAway, match="stalled"):
+                await pipe.ask(None, ("PING",))
+            with pytest.raises(RedisAway):
+                await sleeping
+            await until(lambda: late)
+            assert late == [0]
+            await until(lambda: not pipe.is_stalled)
+            assert await pipe.ask(None, ("PING",)) == b"PONG"
+
+    asyncio.run(scenario())
+
+
+def test_the_connection_comes_back_by_itself_and_tells_what_was_not_answered() -> None:
+    server = RedisServer()
+    server.start()
+
+    async def scenario() -> None:
+        async with running(server.url) as pipe:
+            unanswered: list[Any] = []
+            blocked = pipe.ask(None, ("BLPOP", "nothing-here", "30"))
+            pipe.submit(ADD, (1, "n", 1), unanswered.append)
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(RedisAway):
+                await blocked
+            await until(lambda: not pipe.is_connected)
+            assert [type(reply) for reply in unanswered] == [RedisAway]
+            with pytest.raises(RedisAway):
+                await pipe.ask(None, ("PING",))
+            await asyncio.to_thread(server.start)
+            await until(lambda: pipe.is_connected)
+            assert await pipe.ask(ADD, (1, "n", 5)) == 5
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        server.stop()
+
+
+def test_user_password_and_database_are_honoured(gateway_redis: RedisServer) -> None:
+    async def scenario() -> None:
+        async with running(gateway_redis.url) as admin:
+            await admin.ask(None, ("ACL", "SETUSER", "gw", "on", ">p@ss", "~*", "+@all"))
+        async with running(f"redis://gw:p%40ss@127.0.0.1:{gateway_redis.port}/5") as pipe:
+            assert await pipe.ask(None, ("ACL", "WHOAMI")) == b"gw"
+            await pipe.ask(None, ("SET", "only-here", "1"))
+            assert b"db=5" in await pipe.ask(None, ("CLIENT", "INFO"))
+        async with running(gateway_redis.url) as other:
+            assert await other.ask(None, ("EXISTS", "only-here")) == 0
+
+    asyncio.run(scenario())
