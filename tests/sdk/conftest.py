@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import httpx
 import pytest
 
 from tests.sdk.arrange import Made, Order, Wanted, arrange
@@ -31,7 +33,8 @@ class Target:
 
 
 @pytest.fixture(scope="session")
-def target(stack: Stack) -> Target:
+def target(stack: Stack) -> Iterator[Target]:
+    """Endpoints on the demo server, which answers quicker meanwhile than a person would like to watch."""
     order = Order(
         prefix="sdk",
         server_url=f"{stack.demo_url}/v1",
@@ -46,4 +49,10 @@ def target(stack: Stack) -> Target:
         ],
     )
     made = arrange(stack, order)
-    return Target(base_url=f"{stack.gateway_url}/api/v3", made=made)
+    with httpx.Client(base_url=f"{stack.demo_url}/demo/models") as models:
+        before = models.get("").raise_for_status().json()
+        for model in ("demo-fast", "demo-thinking"):
+            models.post(f"/{model}", json={"first_token_seconds": 0.01, "token_seconds": 0.002}).raise_for_status()
+        yield Target(base_url=f"{stack.gateway_url}/api/v3", made=made)
+        for model in ("demo-fast", "demo-thinking"):
+            models.post(f"/{model}", json=before[model]).raise_for_status()
