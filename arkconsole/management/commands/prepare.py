@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 from django.core.management import call_command
@@ -9,10 +10,12 @@ from django.core.management.base import BaseCommand
 
 
 class Command(BaseCommand):
-    help = "Migrate, make the cache table, the built-in policies and the first administrator. Safe to repeat."
+    help = "Migrate; make the cache table, the built-in policies, the first administrator. Safe to repeat."
 
     def handle(self, *args: Any, **options: Any) -> None:
         call_command("migrate", interactive=False)
-        call_command("createcachetable")
         call_command("bootstrap")
-        call_command("ensure_admin", stdout=self.stdout)
+        password = StringIO()
+        call_command("ensure_admin", stdout=password)
+        if (made := password.getvalue().strip()) and made != "created":
+            self.stdout.write(f"Administrator: admin, password: {made} (shown this once)")

@@ -26,9 +26,12 @@ from arkconsole.processes import Site, process_table
 from arkconsole.supervisor import Supervisor, UpError, lock, reap_orphans, require_free_port
 from arkconsole.tick_watch import TickWatch, keep_ticking
 from common.models import TickHeartbeat
+from endpoints.models import Endpoint, Status
+from iam.models import User
 
 TICK_PROCESSES = ("beat", "worker-ticks", "worker-slow")
 LOOK_SECONDS = 5.0
+DEMO_SECONDS = 30.0
 
 
 class Command(BaseCommand):
@@ -130,8 +133,6 @@ def _environment(site: Site) -> dict[str, str]:
 
 def _block(data: DataDir, site: Site, seconds: float) -> str:
     """What a person needs next, and nothing else."""
-    from iam.models import User
-
     lines = ["", f"ArkConsole is ready after {seconds:.0f} s.", "", f"  Console   {settings.CONSOLE_URL}"]
     try:
         admin = User.objects.filter(username="admin", last_login=None).first()
@@ -146,6 +147,8 @@ def _block(data: DataDir, site: Site, seconds: float) -> str:
         connection.close()
     lines.append(f"  Gateway   {settings.GATEWAY_URL}/api/v3")
     key, endpoint = data.read("demo-key"), data.read("demo-endpoint")
+    if site.demo_port and endpoint:
+        _wait_until_called_for(endpoint)
     if site.demo_port and key:
         lines.append(f"  Demo key  {key}")
         if endpoint:
@@ -154,6 +157,21 @@ def _block(data: DataDir, site: Site, seconds: float) -> str:
             lines += ["", "Try it:", f"  curl {call} -H 'Content-Type: application/json' -d '{body}'"]
     lines += ["", f"Logs are in {data.log}. Ctrl-C stops everything.", ""]
     return "\n".join(lines)
+
+
+def _wait_until_called_for(endpoint_id: str) -> None:
+    """Wait while the demo endpoint is being scheduled: a line that is printed to be tried must work."""
+    deadline = time.monotonic() + DEMO_SECONDS
+    statuses = Endpoint.objects.filter(pk=endpoint_id).values_list("status", flat=True)
+    try:
+        if statuses.first() != Status.SCHEDULING:
+            return
+        while statuses.all().first() == Status.SCHEDULING and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        connection.close()
+    # A gateway worker looks for changed routes once a second.
+    time.sleep(1.1)
 
 
 async def _watch_ticks(supervisor: Supervisor, redis_url: str) -> None:
