@@ -1,14 +1,17 @@
-"""What is away, as the console knows it: for `/readyz`, and for the sentence above every page while work waits."""
+"""What is away, as the console knows it: for `/healthz` and `/readyz`, and for the sentence above every page."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from arkconsole import ticks
@@ -31,7 +34,9 @@ class Degraded:
     def sentence(self) -> str:
         """What a reader should know, or ""."""
         if self.is_redis_away:
-            return _("Redis does not answer: background work waits, and each gateway worker enforces its share of the limits.")
+            return _(
+                "Redis does not answer: background work waits, and each gateway worker enforces its share of the limits."
+            )
         if self.are_ticks_late:
             return _("Background work is late: statuses and usage on this page may be out of date.")
         return ""
@@ -76,3 +81,22 @@ def readiness() -> str:
     except DatabaseError:
         return "database"
     return "migrations" if is_behind else ""
+
+
+def probes_middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Answer `/healthz` (the process lives) and `/readyz` before anything else: probes come with any Host header.
+
+    Ready is 503 without the database or with migrations missing; anything else that is away is listed as degraded.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if request.path_info == "/healthz":
+            return JsonResponse({"status": "ok"})
+        if request.path_info == "/readyz":
+            missing = readiness()
+            if missing:
+                return JsonResponse({"status": "unready", "missing": [missing]}, status=503)
+            return JsonResponse({"status": "ok", "degraded": watch.look(now=timezone.now()).names()})
+        return get_response(request)
+
+    return middleware

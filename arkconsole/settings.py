@@ -82,6 +82,9 @@ try:
         key.strip() for key in _secret_from_data_dir("FIELD_ENCRYPTION_KEY", "field-encryption-key").split(",") if key
     ]
     ADMIN_PASSWORD: str = env.str("ADMIN_PASSWORD", "")
+    EMAIL_URL: str = env.str("EMAIL_URL", "")
+    _email: dict[str, Any] = env.dj_email_url("EMAIL_URL") if EMAIL_URL else {}
+    DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", "arkconsole@localhost")
     LANGUAGE_CODE: str = env.str("LANGUAGE_CODE", "zh-hans", validate=lambda v: v in {"zh-hans", "en"})
     TIME_ZONE: str = env.str("TIME_ZONE", "Asia/Shanghai")
     CALL_RECORD_DAYS = _number("CALL_RECORD_DAYS", 30, 1, 3650)
@@ -134,20 +137,22 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "arkconsole.health.probes_middleware",
+    "common.middleware.request_id_middleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "iam.middleware.locale_middleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "iam.middleware.locale_middleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "iam.middleware.preferences_middleware",
+    "iam.middleware.project_middleware",
     "common.middleware.errors_middleware",
 ]
 
@@ -215,7 +220,16 @@ ACCOUNT_ADAPTER = "iam.adapters.AccountAdapter"
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_PREVENT_ENUMERATION = True
+# What API keys may be scoped to lives in rooms above `iam`.
+IAM_SCOPE_CATALOGUE = "arkconsole.scopes"
+CSRF_FAILURE_VIEW = "arkconsole.views.csrf_failure"
 ACCOUNT_RATE_LIMITS = {"login": "60/m/ip", "login_failed": "10/m/ip,5/5m/key"}
+
+EMAIL_BACKEND = _email.get("EMAIL_BACKEND", "django.core.mail.backends.smtp.EmailBackend")
+EMAIL_HOST, EMAIL_PORT = _email.get("EMAIL_HOST", "localhost"), _email.get("EMAIL_PORT", 25)
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _email.get("EMAIL_HOST_USER", ""), _email.get("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS, EMAIL_USE_SSL = _email.get("EMAIL_USE_TLS", False), _email.get("EMAIL_USE_SSL", False)
+EMAIL_TIMEOUT = 10
 
 LANGUAGES = [("zh-hans", "简体中文"), ("en", "English")]
 LOCALE_PATHS = [BASE_DIR / "locale"]

@@ -5,7 +5,18 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from arkconsole import views
+
 urlpatterns = [
-    path("accounts/", include("allauth.account.urls")),
+    path("", views.home, name="home"),
+    path("endpoints/", include("endpoints.urls")),
+    path("models/", include("catalog.urls")),
+    path("", include("iam.urls")),
+    path("accounts/", include("iam.account_urls")),
+    path("admin/login/", views.admin_login),
     path("admin/", admin.site.urls),
 ]
+
+handler403 = views.forbidden
+handler404 = views.not_found
+handler500 = views.broken

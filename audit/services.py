@@ -16,6 +16,10 @@ from audit.models import Event, Head
 from common.errors import DomainError, NotAllowed
 
 
+# The chain of acts that concern no single project: sign-in, users, policies, the catalogue.
+GLOBAL = "*"
+
+
 class ActorLike(Protocol):
     """Who did it, as the record keeps it."""
 
@@ -67,6 +71,7 @@ def attempt(
             _append(by=by, action=action, noted=noted, outcome=Event.Outcome.ALLOWED, reason="", now=now)
     except NotAllowed as error:
         _refused(by=by, action=action, noted=noted, outcome=Event.Outcome.DENIED, reason=error.message, now=now)
+        error.is_recorded = True
         raise
     except DomainError as error:
         _refused(by=by, action=action, noted=noted, outcome=Event.Outcome.FAILED, reason=error.message, now=now)
@@ -74,6 +79,21 @@ def attempt(
     except Exception as error:
         _refused(by=by, action=action, noted=noted, outcome=Event.Outcome.FAILED, reason=type(error).__name__, now=now)
         raise
+
+
+def record_denied(
+    *,
+    by: ActorLike,
+    action: str,
+    project_id: str,
+    now: datetime,
+    resource: str = "",
+    resource_name: str = "",
+    reason: str = "",
+) -> None:
+    """Record that `by` was refused where no service ran, such as opening a page."""
+    noted = Attempt(project_id=project_id, resource=resource, resource_name=resource_name)
+    _refused(by=by, action=action, noted=noted, outcome=Event.Outcome.DENIED, reason=reason, now=now)
 
 
 def _refused(**kwargs: Any) -> None:

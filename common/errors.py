@@ -9,10 +9,14 @@ DomainError            the request cannot be done; `field` names the input at fa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class DomainError(Exception):
     """A request that cannot be carried out; `str(error)` is a translated sentence for the person."""
+
+    # Set by audit.services.attempt, so that a view's refusal is not written into the record twice.
+    is_recorded: bool = False
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
@@ -21,11 +25,12 @@ class DomainError(Exception):
 
 
 class NotAllowed(DomainError):
-    """The actor lacks `action` (such as `ark:StopEndpoint`) on the resource."""
+    """The actor lacks `action` (such as `ark:StopEndpoint`) on `resource` (anything with `project_id` and `trn`)."""
 
-    def __init__(self, message: str, *, action: str) -> None:
+    def __init__(self, message: str, *, action: str, resource: Any = None) -> None:
         super().__init__(message)
         self.action = action
+        self.resource = resource
 
 
 class Conflict(DomainError):

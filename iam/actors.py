@@ -42,6 +42,7 @@ class Actor:
                 _("You need the permission %(action)s in this project. Ask an administrator for it.")
                 % {"action": action},
                 action=action,
+                resource=resource,
             )
 
 
@@ -55,6 +56,6 @@ def actor_of(request: HttpRequest) -> Actor:
         id=str(user.pk),
         name=user.get_username(),
         user=user,
-        source_ip=request.META.get("REMOTE_ADDR", "") or "",
+        source_ip=getattr(request, "client_ip", ""),
         request_id=getattr(request, "request_id", ""),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -113,8 +114,22 @@ class Attachment(models.Model):
             models.CheckConstraint(
                 condition=Q(user__isnull=True) ^ Q(group__isnull=True), name="iam_attachment_user_or_group"
             ),
+            # One for each pattern of nulls: `nulls_distinct=False` is PostgreSQL's alone, and SQLite would take twins.
             models.UniqueConstraint(
-                fields=["policy", "user", "group", "project"], nulls_distinct=False, name="iam_attachment_once"
+                fields=["policy", "user", "project"], condition=Q(user__isnull=False, project__isnull=False),
+                name="iam_attachment_user_project_once",
+            ),
+            models.UniqueConstraint(
+                fields=["policy", "user"], condition=Q(user__isnull=False, project__isnull=True),
+                name="iam_attachment_user_once",
+            ),
+            models.UniqueConstraint(
+                fields=["policy", "group", "project"], condition=Q(group__isnull=False, project__isnull=False),
+                name="iam_attachment_group_project_once",
+            ),
+            models.UniqueConstraint(
+                fields=["policy", "group"], condition=Q(group__isnull=False, project__isnull=True),
+                name="iam_attachment_group_once",
             ),
         ]
 
@@ -122,7 +137,32 @@ class Attachment(models.Model):
         return f"{self.policy} → {self.user or self.group} @ {self.project or '*'}"
 
 
+class KeyState(models.TextChoices):
+    """What a key can do now."""
+
+    ENABLED = "enabled", _("Enabled")
+    DISABLED = "disabled", _("Disabled")
+    EXPIRED = "expired", _("Expired")
+
+
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def matching(self, text: str) -> ApiKeyQuerySet:
+        """Keys whose name contains `text`, or which begin as it does; a whole pasted key finds its row too."""
+        if not text:
+            return self
+        if len(text) > 40:
+            return self.filter(digest=hashlib.sha256(text.encode()).hexdigest())
+        return self.filter(Q(name__icontains=text) | Q(prefix__startswith=text))
+
+    def in_state(self, state: str, *, now: datetime) -> ApiKeyQuerySet:
+        """Keys that are enabled (and not expired), disabled or expired; "" for all."""
+        if state == KeyState.EXPIRED:
+            return self.filter(expires_at__lte=now)
+        if state in (KeyState.ENABLED, KeyState.DISABLED):
+            is_current = Q(expires_at__isnull=True) | Q(expires_at__gt=now)
+            return self.filter(is_current, is_enabled=state == KeyState.ENABLED)
+        return self
+
     def for_list(self) -> ApiKeyQuerySet:
         """Rows as the page shows them: not deleted, not the console's own short-lived try-it keys."""
         return (
@@ -158,7 +198,11 @@ class ApiKey(models.Model):
     class Meta:
         ordering: ClassVar[list[str]] = ["-created_at", "-id"]
         indexes: ClassVar[list[models.Index]] = [
-            models.Index(fields=["project", "-created_at", "-id"], name="iam_apikey_project_created")
+            models.Index(
+                fields=["project", "-created_at", "-id"],
+                condition=Q(deleted_at__isnull=True, is_internal=False),
+                name="iam_apikey_list",
+            )
         ]
 
     def __str__(self) -> str:
@@ -170,6 +214,12 @@ class ApiKey(models.Model):
 
     def is_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and self.expires_at <= now
+
+    def state(self, now: datetime) -> KeyState:
+        """Expired comes first: enabling alone would not help."""
+        if self.is_expired(now):
+            return KeyState.EXPIRED
+        return KeyState.ENABLED if self.is_enabled else KeyState.DISABLED
 
 
 class KeyScope(models.Model):

@@ -268,13 +268,34 @@ class Migration(migrations.Migration):
                         name="iam_attachment_user_or_group",
                     ),
                     models.UniqueConstraint(
-                        fields=("policy", "user", "group", "project"), name="iam_attachment_once", nulls_distinct=False
+                        condition=models.Q(("project__isnull", False), ("user__isnull", False)),
+                        fields=("policy", "user", "project"),
+                        name="iam_attachment_user_project_once",
+                    ),
+                    models.UniqueConstraint(
+                        condition=models.Q(("project__isnull", True), ("user__isnull", False)),
+                        fields=("policy", "user"),
+                        name="iam_attachment_user_once",
+                    ),
+                    models.UniqueConstraint(
+                        condition=models.Q(("group__isnull", False), ("project__isnull", False)),
+                        fields=("policy", "group", "project"),
+                        name="iam_attachment_group_project_once",
+                    ),
+                    models.UniqueConstraint(
+                        condition=models.Q(("group__isnull", False), ("project__isnull", True)),
+                        fields=("policy", "group"),
+                        name="iam_attachment_group_once",
                     ),
                 ],
             },
         ),
         migrations.AddIndex(
             model_name="apikey",
-            index=models.Index(fields=["project", "-created_at", "-id"], name="iam_apikey_project_created"),
+            index=models.Index(
+                condition=models.Q(("deleted_at__isnull", True), ("is_internal", False)),
+                fields=["project", "-created_at", "-id"],
+                name="iam_apikey_list",
+            ),
         ),
     ]
