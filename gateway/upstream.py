@@ -237,6 +237,7 @@ class _Connection(asyncio.Protocol):
         "_idle_seconds",
         "_is_close_delimited",
         "_is_informational",
+        "_is_kept_alive",
         "_is_paused",
         "_loop",
         "_parser",
@@ -260,6 +261,7 @@ class _Connection(asyncio.Protocol):
         self._is_paused = False
         self._is_informational = False
         self._is_close_delimited = False
+        self._is_kept_alive = False
         self._got_extra = False
         self.origin = origin
         self.deadline = float("inf")
@@ -351,7 +353,7 @@ class _Connection(asyncio.Protocol):
             self._got_extra
             or self.is_closed
             or self._is_close_delimited
-            or not self._parser.should_keep_alive()
+            or not self._is_kept_alive
             or self._transport.get_write_buffer_size()
             or self._transport.is_closing()
         ):
@@ -387,6 +389,7 @@ class _Connection(asyncio.Protocol):
             elif name == b"keep-alive":
                 self._note_keep_alive(value)
         self._is_close_delimited = not has_length
+        self._is_kept_alive = self._parser.should_keep_alive()  # the parser forgets at the end of the message
         answer.is_framed = has_length
         answer.head_is_done(status, headers)
 
