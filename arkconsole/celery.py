@@ -13,6 +13,7 @@ app.autodiscover_tasks()
 @app.on_configure.connect
 def _schedule(sender: Celery, **_kwargs: object) -> None:
     # Only here: the schedule imports models, which are not there yet when Django's settings are first read.
-    from arkconsole.ticks import BEAT_SCHEDULE
+    from arkconsole.ticks import BEAT_SCHEDULE, ROUTES
 
     sender.conf.beat_schedule = BEAT_SCHEDULE
+    sender.conf.task_routes = ROUTES

@@ -52,6 +52,11 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     }
     for tick in TICKS
 }
+ROUTES: dict[str, dict[str, str]] = {
+    **{tick.name: {"queue": tick.queue} for tick in TICKS},
+    "catalog.probe_server": {"queue": "slow"},
+}
+"""Where tasks wait, also when something else than beat sends them; the others go to `ticks`."""
 
 
 def are_late(now: datetime) -> bool:

@@ -9,14 +9,14 @@ from catalog import services
 from catalog.models import ModelServer
 
 
-@shared_task(name="catalog.probe_due", queue="ticks", expires=2)
+@shared_task(name="catalog.probe_due", expires=2)
 def probe_due() -> None:
     """Fan out the probes that are due (every 2 s)."""
     for server_id in services.claim_due(now=timezone.now()):
         probe_server.delay(server_id)
 
 
-@shared_task(name="catalog.probe_server", queue="slow", expires=30)
+@shared_task(name="catalog.probe_server", expires=30)
 def probe_server(server_id: int) -> None:
     """Probe one server and write down what it said."""
     server = ModelServer.objects.filter(pk=server_id, is_enabled=True).first()

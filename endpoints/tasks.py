@@ -38,7 +38,7 @@ class Circuit:
 circuit = Circuit()
 
 
-@shared_task(name="endpoints.converge", queue="ticks")
+@shared_task(name="endpoints.converge")
 def converge() -> None:
     """Make the status of endpoints follow what people want and what their model servers do."""
     convergence.converge(now=timezone.now())

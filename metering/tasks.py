@@ -23,7 +23,7 @@ def drain() -> None:
             return
 
 
-@shared_task(name="metering.prune", queue="slow")
+@shared_task(name="metering.prune")
 def prune() -> None:
     """Remove what is older than it is kept."""
     pruning.prune(now=timezone.now())
