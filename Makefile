@@ -7,7 +7,7 @@ CODE := arkconsole gateway endpoints metering catalog iam audit common demo test
 CHECK_ENV := SECRET_KEY=only-for-checks-that-serve-nothing-0123456789-0123456789 \
   FIELD_ENCRYPTION_KEY=Y2hlY2tzIG9ubHksIG5vdCBhIHNlY3JldCwgMzJieXQ= DATABASE_URL=sqlite://:memory:
 
-.PHONY: help setup run test test-unit test-engines check bench messages lock format clean
+.PHONY: help setup setup-dev run test test-unit test-engines check lint types contracts django sentences bench messages lock format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -22,7 +22,8 @@ setup-dev:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not on PATH." >&2; exit 1; }
 	@$(PYTHON) tools/setup.py --dev
 
-test: setup-dev  ## lint, types, contracts, then all tests on real servers and a real browser
+test: setup-dev  ## lint, types, contracts, then all tests on real servers, a real browser, a real engine
+	@$(PYTHON) tools/setup.py --dev --engines
 	@tools/debian.sh
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q
@@ -36,14 +37,24 @@ test-engines:  ## calls through a real inference engine (llama.cpp) with a model
 	@tools/debian.sh
 	$(PY) -m pytest -q tests/engines
 
-check:  ## lint, format, templates, types, imports, migrations, Django's deployment check, translations
+check: lint types contracts django sentences  ## all that can be judged without running a test
+
+lint:
 	$(PY) -m ruff check $(CODE)
 	$(PY) -m ruff format --check $(CODE)
 	find templates -name '*.html' -print0 | xargs -0 .venv/bin/djade --target-version 5.2 --check
+
+types:
 	$(CHECK_ENV) $(PY) -m mypy
+
+contracts:
 	.venv/bin/lint-imports
+
+django:
 	$(CHECK_ENV) $(PY) manage.py makemigrations --check --dry-run
 	CONSOLE_URL=https://ark.example.com $(CHECK_ENV) $(PY) manage.py check --deploy --fail-level WARNING
+
+sentences:
 	$(PY) tools/messages.py --check
 
 bench: setup-dev  ## the gateway against nginx, in one interleaved run

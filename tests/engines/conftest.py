@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("gguf", reason="make test-engines installs it")
-pytest.importorskip("xllamacpp", reason="make test-engines installs it")
-
-from tests.engines import serve, tiny_model
+SERVE = Path(__file__).with_name("serve.py")
 
 
 class Engine:
     """llama.cpp's server with a tiny random model."""
 
-    model = serve.ALIAS
+    model = "tiny-llama"
 
     def __init__(self, address: str) -> None:
         self.base_url = f"{address}/v1"
@@ -26,9 +23,13 @@ class Engine:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    for package in ("gguf", "xllamacpp"):
+        pytest.importorskip(package, reason="`make test-engines` installs it")
+    from tests.engines import tiny_model
+
     path = tmp_path_factory.mktemp("engine") / "tiny.gguf"
     tiny_model.write(path)
-    command = [sys.executable, str(Path(serve.__file__)), str(path), "0"]
+    command = [sys.executable, str(SERVE), str(path), Engine.model, "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:

@@ -1,4 +1,4 @@
-"""``python serve.py MODEL PORT``: llama.cpp's own HTTP server, from the ``xllamacpp`` wheel, until killed."""
+"""``python serve.py MODEL ALIAS PORT``: llama.cpp's own HTTP server, from the ``xllamacpp`` wheel, until killed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import sys
 
 import xllamacpp
 
-ALIAS = "tiny-llama"
 
-
-def main(path: str, port: int) -> None:
+def main(path: str, alias: str, port: int) -> None:
     params = xllamacpp.CommonParams()
     params.model.path = path
-    params.model_alias = {ALIAS}
+    params.model_alias = {alias}
     params.hostnames = ["127.0.0.1"]
     params.port = port
     params.n_ctx = 2_048
@@ -29,4 +27,4 @@ def main(path: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.stack]
 
 
 @pytest.fixture(scope="module")
-def made(stack: Stack, engine: Engine) -> Made:
+def made(engine: Engine, stack: Stack) -> Made:
     order = Order(prefix="llama", server_url=engine.base_url, endpoints=[Wanted("chat", engine.model)])
     return arrange(stack, order)
 
