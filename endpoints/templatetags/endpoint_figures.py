@@ -1,0 +1,138 @@
+"""How endpoints are written: the dot of a status, reasons, prices and money, durations, the sparkline of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from django import template
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from endpoints import lifecycle
+from endpoints.models import Endpoint, EndpointEvent, Status
+
+register = template.Library()
+
+NOTHING = "–"
+_SYMBOLS = {"CNY": "¥", "USD": "$", "EUR": "€"}
+_DOTS = {
+    Status.SCHEDULING: "ark-dot-busy",
+    Status.RUNNING: "ark-dot-good",
+    Status.STOPPED: "ark-dot-idle",
+    Status.ABNORMAL: "ark-dot-bad",
+}
+
+
+@register.filter
+def dot(status: str) -> str:
+    """The class of the dot before a status."""
+    return _DOTS[Status(status)]
+
+
+@register.filter
+def status_word(status: str) -> str:
+    """The status in the reader's language."""
+    return str(Status(status).label)
+
+
+@register.filter
+def reason(endpoint: Endpoint) -> str:
+    """Why the endpoint has its status; "" where the status says it all."""
+    return lifecycle.reason_sentence(endpoint)
+
+
+@register.filter
+def event_reason(event: EndpointEvent) -> str:
+    """Why the status moved."""
+    return lifecycle.event_sentence(event)
+
+
+@register.filter
+def price(value: Decimal | None) -> str:
+    """A price without trailing zeros, with at least two decimals: 0.80, 0.00375."""
+    if value is None:
+        return NOTHING
+    whole, _dot, decimals = f"{value:f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+@register.filter
+def amounts(cost: Any) -> str:
+    """What was spent in each currency: ¥12.40. Under a cent it says so, rather than that nothing was spent."""
+    spent: Mapping[str, Decimal] = cost.amounts
+    return " + ".join(_money(amount, currency) for currency, amount in sorted(spent.items())) or _money(
+        Decimal(0), "CNY"
+    )
+
+
+def _money(amount: Decimal, currency: str) -> str:
+    symbol = _SYMBOLS.get(currency, f"{currency} ")
+    if 0 < amount < Decimal("0.01"):
+        return f"< {symbol}0.01"
+    return f"{symbol}{amount:,.2f}"
+
+
+@register.filter
+def milliseconds(value: int | None) -> str:
+    """A duration: 84 ms, 1.24 s, 75 s."""
+    if value is None or value == "":
+        return NOTHING
+    if value < 1_000:
+        return f"{value} ms"
+    return f"{value / 1_000:.2f} s" if value < 60_000 else f"{value / 1_000:.0f} s"
+
+
+@register.simple_tag
+def sparkline(values: Sequence[int]) -> SafeString:
+    """Calls per hour as inline SVG, drawn with attributes only (the content policy refuses inline style).
+
+    The tallest bar is the largest hour; an hour with any call is at least a pixel high, so that little is not nothing.
+    """
+    largest = max(values, default=0)
+    step = 72 / max(len(values), 1)
+    bars = [
+        (f"{position * step:.2f}", f"{19 - height:.2f}", f"{step - 1:.2f}", f"{height:.2f}")
+        for position, value in enumerate(values)
+        if value and (height := max(value / largest * 18, 1.5))
+    ]
+    label = (
+        _("Calls per hour in the last 24 hours, at most %(largest)s") % {"largest": f"{largest:,}"}
+        if largest
+        else _("No calls in the last 24 hours")
+    )
+    return format_html(
+        '<svg class="ep-sparkline" viewBox="0 0 72 20" width="72" height="20" role="img" aria-label="{}">'
+        '<rect class="ep-sparkline-base" x="0" y="19" width="72" height="1"></rect>{}</svg>',
+        label,
+        format_html_join("", '<rect x="{}" y="{}" width="{}" height="{}" rx="0.5"></rect>', bars),
+    )
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """One column head: where a press leads, and how the column is sorted now ("" when it is not)."""
+
+    url: str
+    direction: str
+
+
+# What a press on a column head asks for first; a second press turns it round.
+_FIRST = {"name": "name", "status": "status", "created": "-created"}
+
+
+@register.simple_tag(takes_context=True)
+def sort_link(context: template.Context, key: str) -> Sorting:
+    """How the column `key` (of queries.SORTS) is sorted, and the list sorted by it, filters kept."""
+    now = context["filters"].sort
+    is_here = now.removeprefix("-") == key
+    other = now.removeprefix("-") if now.startswith("-") else f"-{now}"
+    query = context["request"].GET.copy()
+    query.pop("cursor", None)
+    query["sort"] = other if is_here else _FIRST[key]
+    direction = ("descending" if now.startswith("-") else "ascending") if is_here else ""
+    return Sorting(url=f"{reverse('endpoints:list')}?{query.urlencode()}", direction=direction)
