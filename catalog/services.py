@@ -381,7 +381,7 @@ def publish(*, server: ModelServer, publication: Publication, by: Actor, now: da
             if hasattr(publication, name):
                 value = getattr(publication, name)
                 setattr(version, name, list(value) if isinstance(value, tuple) else value)
-        _check_version(version)
+        check_version(version)
         version.save()
         noted.resource = version.trn
         _write_prices(version, publication.prices, valid_from=now)
@@ -425,7 +425,7 @@ def save_version(*, version: ModelVersion, by: Actor, now: datetime) -> ModelVer
         before = None if is_new else ModelVersion.objects.get(pk=version.pk)
         if before is not None and (before.public_id != version.public_id):
             raise DomainError(_("Callers use this model id; it cannot change. Publish a new version instead."))
-        _check_version(version)
+        check_version(version)
         version.save()
         noted.resource = version.trn
         noted.changed(**_differences(before, version, VERSION_FIELDS))
@@ -569,7 +569,8 @@ def availability(version: ModelVersion, now: datetime) -> Availability:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _check_version(version: ModelVersion) -> None:
+def check_version(version: ModelVersion) -> None:
+    """Raise `DomainError` where a version's values contradict each other."""
     _validate(version)
     if version.default_output_tokens > version.max_output_tokens:
         raise DomainError(_("The default output cannot exceed the output cap."), field="default_output_tokens")
