@@ -42,6 +42,7 @@ TICKS = (
     Tick("catalog.probe_due", 2),
     Tick("gateway.reap", 3),
     Tick("metering.prune", 3600, queue="slow"),
+    Tick("arkconsole.tidy", 3600, queue="slow"),
 )
 BY_NAME = {tick.name: tick for tick in TICKS}
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {

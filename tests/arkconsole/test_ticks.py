@@ -57,7 +57,7 @@ def test_one_tick_that_stands_still_is_enough() -> None:
 
 
 def test_an_hourly_tick_is_not_missed_in_the_first_hour_nor_by_heartbeats_of_ticks_that_are_no_more() -> None:
-    beat(leave_out="metering.prune")
+    beat(leave_out="arkconsole.tidy")
     TickHeartbeat.beat(name="a.tick.of.an.old.release", now=NOW - timedelta(days=9))
 
     assert not ticks.are_late(NOW)
