@@ -227,7 +227,7 @@ class EditForm(EndpointFields):
             else cls(data, tag_rows=rows, base=base)
         )
 
-    def over(self, endpoint: Endpoint, conflicts: Mapping[str, Sequence[str]]) -> EditForm:
+    def over(self, endpoint: Endpoint, conflicts: Iterable[str]) -> EditForm:
         """This form again, on top of `endpoint` as others saved it: what was typed stays, what was not follows theirs."""
         typed = {**self.cleaned_data, "tags": dict(self.tag_rows.pairs)}
         merged = EditForm.opened(endpoint)
@@ -237,8 +237,8 @@ class EditForm(EndpointFields):
                 continue
             is_touched = _plain(as_text(value)) != _plain(self.base[name])
             if name in conflicts:
-                yours, theirs = conflicts[name]
-                merged.differences.append(Difference(words[name], yours, theirs, is_touched))
+                theirs = as_text(getattr(endpoint, name))
+                merged.differences.append(Difference(words[name], as_text(value), theirs, is_touched))
             if is_touched and name == "tags":
                 merged.tag_rows = self.tag_rows
             elif is_touched:
@@ -276,6 +276,8 @@ def as_text(value: Any) -> str:
     """A stored value as the conflict and the log of changes show it."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={item}" if item else key for key, item in sorted(value.items()))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return "" if value is None else str(value)
 
 

@@ -10,7 +10,8 @@ from django.utils.translation import gettext as _
 
 from audit.models import Event
 from catalog.models import ModelVersion
-from endpoints import forms, services
+from common.errors import DomainError, NotAllowed, Unavailable
+from endpoints import forms, services, tryit
 from endpoints.models import Endpoint, Status
 from iam.actors import Actor
 from iam.models import ApiKey
@@ -210,3 +211,50 @@ def call_rows(records: Sequence[CallRecord]) -> list[Call]:
         )
         for record in records
     ]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of trying an endpoint in a browser without JavaScript; `error` is "" when it was answered."""
+
+    status: int
+    code: str = ""
+    error: str = ""
+    answer: str = ""
+    reasoning: str = ""
+    duration_ms: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    @classmethod
+    def of(cls, answer: tryit.Answer) -> Attempt:
+        text = answer.text
+        if answer.dimensions:
+            beginning = ", ".join(f"{number:.5f}" for number in answer.vector)
+            text = _("A vector of %(count)s numbers") % {"count": answer.dimensions} + f"\n[{beginning}, …]"
+        return cls(
+            status=answer.status, answer=text, reasoning=answer.reasoning, duration_ms=answer.duration_ms,
+            input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
+        )  # fmt: skip
+
+    @classmethod
+    def failed(cls, error: DomainError) -> Attempt:
+        """A refusal by the gateway with its own status and code, or by the console before it."""
+        if isinstance(error, tryit.Refused):
+            return cls(status=error.status, code=error.code, error=error.message)
+        kinds: tuple[tuple[type[DomainError], int, str], ...] = (
+            (NotAllowed, 403, "NotAllowed"),
+            (Unavailable, 503, "Unavailable"),
+            (DomainError, 400, "InvalidParameter"),
+        )
+        status, code = next((status, code) for kind, status, code in kinds if isinstance(error, kind))
+        return cls(status=status, code=code, error=error.message)
+
+    @property
+    def status_text(self) -> str:
+        return f"{self.status} {self.code or 'OK'}"
+
+    @property
+    def page_status(self) -> int:
+        """The status of the page that shows it: the console did its part, unless it is the console that refused."""
+        return self.status if self.code in ("NotAllowed", "InvalidParameter") else 200

@@ -8,28 +8,31 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.core.cache import cache
 from django.db import transaction
-from django.http import HttpResponse, HttpResponseBase, QueryDict
-from django.shortcuts import get_object_or_404, redirect, render
+from django.http import HttpResponse, HttpResponseBase, JsonResponse, QueryDict, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from catalog.models import ModelVersion
+from catalog.models import FoundationModel, ModelVersion
 from catalog.services import tiers_in_force
 from common import htmx
 from common.errors import Conflict, DomainError
 from common.paging import paginate
-from endpoints import forms, presentation, queries, services
+from endpoints import forms, presentation, queries, samples, services, tryit
 from endpoints.models import Endpoint, Kind, Status
 from endpoints.presentation import May
 from iam.actors import Actor, actor_of
 from iam.models import Project
 from iam.requests import ConsoleRequest
+from iam.services import CREATE_KEY
 from metering import ledger
 
 PAGE_SIZE = 50
+API_PATH = "/api/v3"
 # Pressing "create" again within this time gives the endpoint that the first press made.
 TOKEN_SECONDS = 24 * 3600
 HISTORY_SHOWN = 8
@@ -84,7 +87,10 @@ def _part(response: HttpResponse) -> HttpResponse:
 def _first_preset_call(now: datetime) -> str:
     """The line that makes a project's first preset endpoint: a call by model id; "" when no model can be called."""
     version = ModelVersion.objects.working(now).select_related("model").order_by("pk").first()
-    return f"curl {settings.GATEWAY_URL}/api/v3/chat/completions -d {version.public_id}" if version else ""
+    if version is None:
+        return ""
+    base_url = f"{settings.GATEWAY_URL}{API_PATH}"
+    return samples.samples(model=version.public_id, domain=version.model.domain, base_url=base_url)[0].code
 
 
 # --- creating --------------------------------------------------------------------------------------------------------
@@ -433,10 +439,61 @@ def delete(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
 
 @require_GET
 def api(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
-    """Samples."""
-    return HttpResponse()
+    """Ready samples, making a key, and the try-it box; the samples alone for htmx."""
+    return _api_page(request, _endpoint(request, endpoint_id))
 
 
-def try_it(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
-    """Try."""
-    return HttpResponse()
+def _api_page(
+    request: ConsoleRequest, endpoint: Endpoint, *, prompt: str = "", attempt: presentation.Attempt | None = None
+) -> HttpResponse:
+    by, now = actor_of(request), timezone.now()
+    base_url = f"{settings.GATEWAY_URL}{API_PATH}"
+    domain = endpoint.version.model.domain
+    offered = samples.samples(model=endpoint.pk, domain=domain, base_url=base_url)
+    context: dict[str, object] = {
+        "endpoint": endpoint,
+        "samples": offered,
+        "sample": next((each for each in offered if each.key == request.GET.get("sample")), offered[0]),
+    }
+    if request.htmx.target == "endpoint-samples":
+        return _part(render(request, "endpoints/_samples.html", context))
+    is_embedding = domain == FoundationModel.Domain.EMBEDDING
+    here = reverse("endpoints:api", args=[endpoint.pk])
+    context |= {
+        **_detail(request, endpoint, "api", now),
+        "base_url": base_url,
+        "key_url": f"{reverse('iam:key_create')}?{urlencode({'endpoint': endpoint.pk, 'next': here})}",
+        "may_create_key": by.can(CREATE_KEY, endpoint.project),
+        "may_try": by.can(tryit.ACTION, endpoint),
+        "try_action": tryit.ACTION,
+        "is_callable": endpoint.status in (Status.RUNNING, Status.ABNORMAL),
+        "is_embedding": is_embedding,
+        "max_prompt": tryit.MAX_PROMPT,
+        "prompt": prompt or (_("A durable address for models") if is_embedding else _("Say hello in three languages.")),
+        "attempt": attempt,
+    }
+    return _part(render(request, "endpoints/api.html", context, status=attempt.page_status if attempt else 200))
+
+
+@require_POST
+def try_it(request: ConsoleRequest, endpoint_id: str) -> HttpResponseBase:
+    """Call the endpoint: a script reads the stream as it comes, a plain browser gets the page with the whole answer."""
+    endpoint, by, now = _endpoint(request, endpoint_id), actor_of(request), timezone.now()
+    prompt = request.POST.get("prompt", "")
+    is_script = "text/event-stream" in request.headers.get("Accept", "")
+    try:
+        if not is_script:
+            answer = tryit.answer(endpoint=endpoint, prompt=prompt, by=by, now=now)
+            return _api_page(request, endpoint, prompt=prompt, attempt=presentation.Attempt.of(answer))
+        stream = tryit.stream(endpoint=endpoint, prompt=prompt, by=by, now=now)
+    except DomainError as error:
+        failed = presentation.Attempt.failed(error)
+        if is_script:
+            refusal = {"error": {"code": failed.code, "message": failed.error}}
+            return JsonResponse(refusal, status=failed.status)
+        return _api_page(request, endpoint, prompt=prompt, attempt=failed)
+    response = StreamingHttpResponse(stream, content_type=stream.content_type, status=stream.status)
+    # Proxies would hold the answer back until it is whole.
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from django import template
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -85,6 +87,18 @@ def milliseconds(value: int | None) -> str:
     if value < 1_000:
         return f"{value} ms"
     return f"{value / 1_000:.2f} s" if value < 60_000 else f"{value / 1_000:.0f} s"
+
+
+@register.filter
+def clock(at: datetime) -> str:
+    """The time of day in the reader's zone, 18:00:49; the day stands below it."""
+    return timezone.localtime(at).strftime("%H:%M:%S")
+
+
+@register.filter
+def day(at: datetime) -> str:
+    """The day in the reader's zone, 2026-04-21."""
+    return timezone.localtime(at).strftime("%Y-%m-%d")
 
 
 @register.simple_tag
