@@ -38,8 +38,8 @@ def _number(text: str) -> int:
 def server_form(request: ConsoleRequest, server_id: str | None) -> HttpResponse:
     """Add or change a model server; the button decides where it goes on."""
     actor = actor_of(request)
+    actor.require("ark:CreateModelServer" if server_id is None else "ark:UpdateModelServer", services.CATALOGUE)
     server = _server(server_id)
-    actor.require("ark:UpdateModelServer" if server else "ark:CreateModelServer", services.CATALOGUE)
     form = ServerForm(request.POST or None, server=server)
     if request.method == "POST" and form.is_valid():
         now = timezone.now()
@@ -63,6 +63,7 @@ def server_form(request: ConsoleRequest, server_id: str | None) -> HttpResponse:
 @require_POST
 def test_connection(request: ConsoleRequest, server_id: str | None) -> HttpResponse:
     """What a server answers, before anything is saved: htmx gets the result alone, a plain browser the form with it."""
+    actor_of(request).require("ark:TestModelServer", services.CATALOGUE)
     server = _server(server_id)
     form = ServerForm(request.POST, server=server)
     inspection: probing.Inspection | None = None
@@ -118,9 +119,11 @@ def _render_server_form(
 @require_POST
 def delete_server(request: ConsoleRequest, server_id: str) -> HttpResponse:
     """Remove a server that nothing is deployed on."""
+    actor = actor_of(request)
+    actor.require("ark:DeleteModelServer", services.CATALOGUE)
     server = get_object_or_404(ModelServer, pk=_number(server_id))
     try:
-        services.delete_server(server=server, by=actor_of(request), now=timezone.now())
+        services.delete_server(server=server, by=actor, now=timezone.now())
     except NotAllowed:
         raise
     except DomainError as error:
