@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Protocol, cast
 
 from django.conf import settings
-from django.utils.module_loading import import_string
 
 Pair = tuple[str, str]
 """(`KeyScope.ResourceType` value, id)."""
@@ -40,7 +40,7 @@ class Catalogue(Protocol):
 
 def catalogue() -> Catalogue:
     """The catalogue named by `settings.IAM_SCOPE_CATALOGUE`."""
-    return cast(Catalogue, import_string(settings.IAM_SCOPE_CATALOGUE))
+    return cast(Catalogue, import_module(settings.IAM_SCOPE_CATALOGUE))
 
 
 def parse(values: Iterable[str]) -> list[Pair]:
