@@ -23,7 +23,6 @@ setup-dev:
 	@$(PYTHON) tools/setup.py --dev
 
 test: setup-dev  ## lint, types, contracts, then all tests on real servers, a real browser, a real engine
-	@$(PYTHON) tools/setup.py --dev --engines
 	@tools/debian.sh
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q
@@ -32,8 +31,7 @@ test: setup-dev  ## lint, types, contracts, then all tests on real servers, a re
 test-unit: setup-dev  ## the quick part alone, on SQLite and the embedded Valkey: needs nothing but Python
 	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart"
 
-test-engines:  ## calls through a real inference engine (llama.cpp) with a model that the test writes
-	@$(PYTHON) tools/setup.py --dev --engines
+test-engines: setup-dev  ## calls through a real inference engine (llama.cpp) with a model that the test writes
 	@tools/debian.sh
 	$(PY) -m pytest -q tests/engines
 

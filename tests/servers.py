@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -238,6 +239,8 @@ def is_local(url: str) -> bool:
 def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
+    # Pages are compared with the sentences of a Chinese reader.
+    subprocess.run([sys.executable, "tools/messages.py", "--compile"], cwd=ROOT, check=True)
     atexit.register(_stop)
     redis_server.start()
     if not ON_SQLITE:

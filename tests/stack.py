@@ -22,6 +22,17 @@ START_SECONDS = 120
 STOP_SECONDS = 60
 
 
+@functools.cache
+def collect_static() -> None:
+    """Bring what the stack serves up to date, once for the run."""
+    subprocess.run(
+        [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity=0"],
+        cwd=ROOT,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 class Stack:
     """One run of `manage.py up`; `start()` returns when it has printed its block.
 
@@ -55,6 +66,7 @@ class Stack:
 
     def launch(self) -> None:
         """Start without waiting."""
+        collect_static()
         with self._terminal.open("wb") as terminal:
             self._process = subprocess.Popen(
                 dying_with_us(sys.executable, "manage.py", "up"),

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the four lock files anew. Existing pins stay unless an upgrade is asked for: `make lock UPGRADE=--upgrade`.
+# Writes the three lock files anew. Existing pins stay unless an upgrade is asked for: `make lock UPGRADE=--upgrade`.
 set -eu
 cd "$(dirname "$0")/.."
 compile() {
@@ -8,5 +8,4 @@ compile() {
 }
 compile requirements.in -o requirements.txt
 compile requirements-dev.in -c requirements.txt -o requirements-dev.txt
-compile requirements-engines.in -c requirements-dev.txt -o requirements-engines.txt
 compile requirements-node.in -o requirements-node.txt

@@ -1,6 +1,6 @@
 """`make setup`: everything between a fresh clone and a first run. Each step is skipped when nothing has changed.
 
-    setup.py [--dev] [--engines]
+    setup.py [--dev]
 
 Runs on the machine's own Python, before anything is installed: standard library only, and in a syntax that an old
 Python can read, so that it can say what is missing.
@@ -119,8 +119,6 @@ def main():
     choose_python()
     make_venv()
     install_python("requirements-dev.txt" if "--dev" in sys.argv else "requirements.txt")
-    if "--engines" in sys.argv:
-        pip_install("Installing the engine that tests run", "requirements-engines.txt")
     install_frontend()
     compile_translations()
     collect_static()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers import ROOT
 
-LOCKS = ["requirements.txt", "requirements-dev.txt", "requirements-engines.txt", "requirements-node.txt"]
+LOCKS = ["requirements.txt", "requirements-dev.txt", "requirements-node.txt"]
 
 
 def blocks(name: str) -> dict[str, str]:
@@ -32,7 +32,7 @@ def test_locks_name_no_registry_and_no_path(name: str) -> None:
     assert not re.search(r"://|^-|file:|index", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "requirements-engines", "requirements-node"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "requirements-node"])
 def test_every_wanted_package_is_in_its_lock(name: str) -> None:
     wanted = (ROOT / f"{name}.in").read_text(encoding="utf-8").splitlines()
     names = {re.split(r"[\[<>=]", line)[0] for line in wanted if line and not line.startswith(("#", "-"))}
