@@ -59,9 +59,9 @@ def arrange(stack: Stack, order: Order) -> Made:
     return Made(**_run(stack, "-m", "tests.sdk.arrange", given=json.dumps(asdict(order))))
 
 
-def call_records(stack: Stack, endpoint_id: str) -> list[dict[str, Any]]:
-    """The ledger's records of an endpoint's calls, oldest first."""
-    found = _run(stack, "-m", "tests.sdk.arrange", "records", endpoint_id)
+def call_records(stack: Stack, *endpoint_ids: str) -> list[dict[str, Any]]:
+    """The ledger's records of the endpoints' calls, oldest first."""
+    found = _run(stack, "-m", "tests.sdk.arrange", "records", *endpoint_ids)
     assert isinstance(found, list)
     return found
 
@@ -158,11 +158,11 @@ def _key(name: str) -> str:
     return iam.create_api_key(project=project, name=name, by=SYSTEM, now=timezone.now())[1]
 
 
-def _records(endpoint_id: str) -> list[dict[str, Any]]:
+def _records(endpoint_ids: Sequence[str]) -> list[dict[str, Any]]:
     from metering.models import CallRecord
 
     fields = ("call_id", "outcome", "status", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
-    return list(CallRecord.objects.filter(endpoint_id=endpoint_id).order_by("at", "pk").values(*fields))
+    return list(CallRecord.objects.filter(endpoint_id__in=endpoint_ids).order_by("at", "pk").values(*fields))
 
 
 if __name__ == "__main__":
@@ -171,7 +171,7 @@ if __name__ == "__main__":
     os.environ["DJANGO_SETTINGS_MODULE"] = "arkconsole.settings"
     django.setup()
     if sys.argv[1:2] == ["records"]:
-        result: Any = _records(sys.argv[2])
+        result: Any = _records(sys.argv[2:])
     else:
         order = json.load(sys.stdin)
         order["endpoints"] = [Wanted(**wanted) for wanted in order["endpoints"]]
