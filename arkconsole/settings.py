@@ -58,6 +58,7 @@ try:
     DATA_DIR = Path(env.str("DATA_DIR", str(BASE_DIR / "var"))).resolve()
     DEBUG: bool = env.bool("DEBUG", False)
     DEMO: bool = env.bool("DEMO", True)
+    DEMO_URL: str = env.str("DEMO_URL", "")
 
     BIND_HOST: str = env.str("BIND_HOST", "127.0.0.1")
     PORT = _number("PORT", 8000, 1, 65535)
