@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.servers import ROOT, wait_until
+from tests.servers import ROOT, free_port, wait_until
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.quickstart, pytest.mark.timeout(300)]
@@ -103,7 +103,8 @@ def test_a_taken_port_is_refused_in_one_sentence(running: Stack, tmp_path: Path,
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = str(holder.getsockname()[1])
-        refused = up(**{**running.env, "DATA_DIR": str(tmp_path), variable: port})
+        free = {"PORT": str(free_port()), "GATEWAY_PORT": str(free_port())}
+        refused = up(**{**running.env, "DATA_DIR": str(tmp_path), **free, variable: port})
     assert refused.returncode == 1
     assert f"127.0.0.1:{port}" in refused.stderr
     assert f"set {variable} to another port" in refused.stderr
