@@ -20,6 +20,7 @@ WORKER_PREFIX = "ark:worker:"
 """`ark:worker:<id>` is the JSON of a `WorkerInfo`, and expires when the worker stops saying that it lives."""
 INTERVAL_SECONDS = 1.0
 LIFETIME_MS = 4000
+_FIRST_BEATS = 5
 
 HEARTBEAT = Script((Path(__file__).parent / "lua" / "heartbeat.lua").read_text(encoding="utf-8"))
 
@@ -46,7 +47,9 @@ class Heartbeat:
     def __init__(self, pipe: Pipe, info: WorkerInfo, *, expected: int) -> None:
         self._pipe = pipe
         self._info = info
-        self.live = max(expected, 1)
+        self._expected = max(expected, 1)
+        self._beats = 0
+        self.live = self._expected
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -68,9 +71,12 @@ class Heartbeat:
             new_generation(),
         )
         try:
-            self.live = max(int(await self._pipe.ask(HEARTBEAT, args)), 1)
+            live = max(int(await self._pipe.ask(HEARTBEAT, args)), 1)
         except RedisAway:
             return
+        self._beats += 1
+        # The first to beat sees itself alone; its siblings are on their way.
+        self.live = max(live, self._expected) if self._beats <= _FIRST_BEATS else live
 
     async def leave(self) -> None:
         """Say goodbye, so that nobody waits for this worker to be found dead. Open records, if any, are still reaped."""

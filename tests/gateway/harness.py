@@ -123,7 +123,8 @@ class GatewayProcess:
     def worker_pids(self) -> list[int]:
         """Processes that listen for calls."""
         parent = psutil.Process(self.pid)
-        return [p.pid for p in parent.children() if "spawn_main" in " ".join(p.cmdline())] or [parent.pid]
+        living = [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
+        return [child.pid for child in living if "spawn_main" in " ".join(child.cmdline())] or [parent.pid]
 
     def kill_worker(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)

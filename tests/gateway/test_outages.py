@@ -1,0 +1,273 @@
+"""The table of design §6 for the data plane: with this or that away, calls go on, and the counts are right afterwards."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from gateway.reaper import reap
+from gateway.workers import WORKERS_KEY
+from metering.events import Outcome
+from tests.gateway.harness import KEY, GatewayProcess, Ledger, Site
+from tests.gateway.scripted import ScriptedUpstream
+from tests.servers import RedisServer, wait_until
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    server = RedisServer(is_durable=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def pair(
+    upstream: ScriptedUpstream, own_redis: RedisServer, tmp_path: Path
+) -> Iterator[tuple[GatewayProcess, Site, redis.Redis]]:
+    """Two workers, and a Redis that the test may kill."""
+    site = Site(tmp_path / "site.json", upstream.url)
+    site.data["endpoints"] = [
+        {"id": "ep-free", "version": 1},
+        {"id": "ep-rpm", "version": 1, "rpm": 20},
+        {"id": "ep-tpm", "version": 1, "tpm": 3000},
+    ]
+    site.save()
+    process = GatewayProcess(site, own_redis.url, tmp_path / "data", workers=2).start()
+    with redis.Redis.from_url(own_redis.url) as client:
+        wait_until(lambda: client.scard(WORKERS_KEY) == 2)
+        yield process, site, client
+    process.stop()
+
+
+def chats(gateway: GatewayProcess, model: str, count: int, **body: object) -> Counter[int]:
+    """Calls, each on a connection of its own so that both workers get some, eight at a time."""
+
+    payload = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], **body})
+
+    def one(_number: int) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+        headers = {"Authorization": f"Bearer {KEY}", "Connection": "close"}
+        connection.request("POST", "/api/v3/chat/completions", payload, headers)
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer.status
+
+    with ThreadPoolExecutor(8) as pool:
+        return Counter(pool.map(one, range(count)))
+
+
+def test_limits_are_exact_over_two_workers(pair: tuple[GatewayProcess, Site, redis.Redis]) -> None:
+    gateway, _site, client = pair
+    assert chats(gateway, "ep-rpm", 60) == {200: 20, 429: 40}
+    # 15 tokens are really used a call (up to 109 reserved while it runs): 3000 hold 200 calls, one after another.
+    counts = chats(gateway, "ep-tpm", 260, max_tokens=10)
+    ledger = Ledger(client)
+    events = ledger.wait_for("ep-tpm", 260)
+    used = sum(event.input_tokens + event.output_tokens for event in events)
+    assert used == counts[200] * 15
+    assert 2900 <= used <= 3000
+    assert {event.limit for event in events if event.status == 429} == {"tpm"}
+    assert {event.worker for event in events} == {name.decode() for name in client.smembers(WORKERS_KEY)}
+
+
+def test_with_redis_killed_calls_go_on_within_the_share_and_every_one_is_counted(
+    pair: tuple[GatewayProcess, Site, redis.Redis], own_redis: RedisServer, upstream: ScriptedUpstream
+) -> None:
+    gateway, _site, client = pair
+    stop = threading.Event()
+    statuses: Counter[int] = Counter()
+
+    def call_on() -> None:
+        while not stop.is_set():
+            statuses.update(chats(gateway, "ep-free", 8))
+
+    caller = threading.Thread(target=call_on)
+    caller.start()
+    try:
+        wait_until(lambda: statuses[200] > 50)
+        own_redis.kill()
+        killed_at = statuses[200]
+        wait_until(lambda: statuses[200] > killed_at + 100, what="calls go on without Redis")
+        assert gateway.client.get("/readyz").json() == {"status": "ready", "degraded": ["redis"]}
+        # Each of two workers keeps to half of 20; neither has seen any of these calls before.
+        assert chats(gateway, "ep-rpm", 60)[200] <= 20
+        own_redis.start()
+        wait_until(lambda: client.scard(WORKERS_KEY) == 2)
+        back_at = statuses[200]
+        wait_until(lambda: statuses[200] > back_at + 50)
+    finally:
+        stop.set()
+        caller.join()
+    assert set(statuses) == {200}
+    served = Counter(seen.headers["x-request-id"] for seen in upstream.seen)
+    assert set(served.values()) == {1}
+
+    def counted() -> bool:
+        return {event.call_id for event in Ledger(client).events() if event.outcome is Outcome.SUCCESS} == set(served)
+
+    wait_until(counted, seconds=15, what="the ledger equals what the model server counted")
+    assert len(Ledger(client).of("ep-free")) == statuses[200]
+    wait_until(lambda: not list((gateway.data_dir / "spool").glob("*")), what="the spool is empty")
+
+
+def test_a_redis_that_hangs_delays_no_call_for_long(
+    pair: tuple[GatewayProcess, Site, redis.Redis], own_redis: RedisServer
+) -> None:
+    gateway, _site, client = pair
+    assert gateway.chat("ep-free").status_code == 200
+    assert own_redis._process is not None
+    own_redis._process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert gateway.chat("ep-free").status_code == 200
+        assert time.monotonic() - began < 1.0
+        began = time.monotonic()
+        assert chats(gateway, "ep-free", 20) == {200: 20}
+        assert time.monotonic() - began < 3.0
+    finally:
+        own_redis._process.send_signal(signal.SIGCONT)
+    assert len(Ledger(client).wait_for("ep-free", 22)) == 22
+
+
+def test_scripts_flushed_and_data_wiped_change_nothing_for_callers(
+    pair: tuple[GatewayProcess, Site, redis.Redis],
+) -> None:
+    gateway, _site, client = pair
+    assert chats(gateway, "ep-free", 8) == {200: 8}
+    client.script_flush()
+    assert chats(gateway, "ep-free", 8) == {200: 8}
+    assert len(Ledger(client).wait_for("ep-free", 16)) == 16
+    client.flushall()
+    assert chats(gateway, "ep-free", 8) == {200: 8}
+    assert len(Ledger(client).wait_for("ep-free", 8)) == 8  # of the new generation
+
+
+def test_calls_of_a_killed_worker_are_reaped_and_counted_once(
+    pair: tuple[GatewayProcess, Site, redis.Redis], upstream: ScriptedUpstream
+) -> None:
+    gateway, _site, client = pair
+    slow = {"chunks": 2000, "every_ms": 10}
+    payload = {"model": "ep-tpm", "messages": [{}], "stream": True, "max_tokens": 100, "x_script": slow}
+    headers = {"Authorization": f"Bearer {KEY}", "Connection": "close"}
+
+    def stream(_number: int) -> str:
+        try:
+            with httpx.stream("POST", f"{gateway.url}/api/v3/chat/completions", json=payload, headers=headers,
+                              timeout=30, trust_env=False) as answer:  # fmt: skip
+                for _line in answer.iter_lines():
+                    if stop.is_set():
+                        return "left"
+        except httpx.TransportError:
+            return "broken"
+        return "ended"
+
+    stop = threading.Event()
+    with ThreadPoolExecutor(8) as pool:
+        results = [pool.submit(stream, number) for number in range(8)]
+        wait_until(lambda: len(upstream.seen) == 8 and all(seen.sent_chunks for seen in upstream.seen))
+        victim = gateway.worker_pids()[0]
+        open_before = [0, *(client.hlen(key) for key in client.keys("ark:open:*"))]
+        gateway.kill_worker(victim)
+        now = datetime.now(UTC)
+        wait_until(lambda: _expired_workers(client), seconds=10)
+        assert reap(now, client) == 0  # seen dead for the first time
+        lost = reap(now + timedelta(seconds=4), client)
+        assert lost in open_before
+        assert reap(now + timedelta(seconds=8), client) == 0
+        stop.set()
+    broken = Counter(result.result() for result in results)["broken"]
+    assert broken == lost
+    events = Ledger(client).wait_for("ep-tpm", 8)
+    assert Counter(event.outcome for event in events) == {
+        name: count for name, count in ((Outcome.LOST, lost), (Outcome.CLIENT_CLOSED, 8 - lost)) if count
+    }
+    assert {event.call_id for event in events} == {seen.headers["x-request-id"] for seen in upstream.seen}
+    used = sum(event.input_tokens + event.output_tokens for event in events if event.outcome is not Outcome.LOST)
+    assert int(client.hget("ark:limit:ep-tpm", "t") or 0) == used  # what the dead worker had reserved came back
+    wait_until(lambda: gateway.chat("ep-free").status_code == 200)
+
+
+def _expired_workers(client: redis.Redis) -> bool:
+    return any(not client.exists("ark:worker:" + name.decode()) for name in client.smembers(WORKERS_KEY))
+
+
+def test_without_the_database_known_keys_and_endpoints_go_on_and_unknown_ones_get_503(
+    pair: tuple[GatewayProcess, Site, redis.Redis],
+) -> None:
+    gateway, site, _client = pair
+    assert chats(gateway, "ep-free", 30) == {200: 30}  # both workers know the key now
+    site.data["is_away"] = True
+    site.save()
+    wait_until(lambda: "database" in gateway.client.get("/readyz").json()["degraded"], seconds=5)
+    assert chats(gateway, "ep-free", 10) == {200: 10}
+    assert gateway.chat("ep-unknown").status_code == 503
+    assert gateway.chat("ep-free", key="unknown-key").status_code == 503
+    site.data["is_away"] = False
+    site.save()
+    wait_until(lambda: gateway.chat("ep-free", key="unknown-key").status_code == 401, seconds=5)
+
+
+def test_a_worker_is_unready_until_its_first_routes_and_ready_by_itself_then(
+    upstream: ScriptedUpstream, gateway_redis: RedisServer, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "site.json", upstream.url)
+    site.data["is_away"] = True
+    site.save()
+    process = GatewayProcess(site, gateway_redis.url, tmp_path / "data")
+    ready: list[int] = []
+
+    def note() -> bool:
+        try:
+            ready.append(process.client.get("/readyz").status_code)
+        except httpx.TransportError:
+            return False
+        return True
+
+    starter = threading.Thread(target=process.start)
+    starter.start()
+    wait_until(note)
+    assert ready == [503]
+    assert process.client.get("/healthz").status_code == 200
+    assert process.chat().status_code == 503
+    site.data["is_away"] = False
+    site.save()
+    starter.join()
+    assert process.chat().status_code == 200
+    process.stop()
+
+
+def test_a_worker_that_is_asked_to_stop_is_unready_and_ends_its_calls_first(
+    upstream: ScriptedUpstream, gateway_redis: RedisServer, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "site.json", upstream.url)
+    process = GatewayProcess(site, gateway_redis.url, tmp_path / "data", drain_seconds=0.5).start()
+    answers: list[httpx.Response] = []
+    caller = threading.Thread(
+        target=lambda: answers.append(process.chat(stream=True, x_script={"chunks": 20, "every_ms": 60}))
+    )
+    caller.start()
+    wait_until(lambda: upstream.seen)
+    stopper = threading.Thread(target=process.stop)
+    probe = httpx.Client(base_url=process.url, trust_env=False)
+    assert probe.get("/readyz").status_code == 200
+    process._process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+    wait_until(lambda: probe.get("/readyz").json()["status"] == "draining", seconds=2)
+    caller.join()
+    probe.close()
+    stopper.start()
+    stopper.join()
+    assert answers[0].text.endswith("data: [DONE]\n\n")
