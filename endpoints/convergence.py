@@ -208,18 +208,19 @@ def _calls(rows: Sequence[tuple[bool, str, str]]) -> Calls:
 
 def _settle(group: Group, version: Version, now: datetime) -> int:
     """Move the endpoints of `group` to where they belong; how many moves that took."""
+    verdict = judge(group=group, version=version, now=now)
+    if verdict is None or (verdict.status, verdict.reason, verdict.subject) == (
+        group.status,
+        group.reason,
+        group.subject,
+    ):
+        return 0
     here = Endpoint.objects.filter(
         version=group.version_id, desired=group.desired, status=group.status, status_reason=group.reason,
         status_subject=group.subject,
     )  # fmt: skip
-    verdict = judge(group=group, version=version, now=now)
-    if verdict is None:
-        return 0
     if verdict.status == group.status:
-        if (verdict.reason, verdict.subject) != (group.reason, group.subject):
-            lifecycle.explain_many(
-                endpoints=here, reason=verdict.reason, subject=verdict.subject, detail=verdict.detail
-            )
+        lifecycle.explain_many(endpoints=here, reason=verdict.reason, subject=verdict.subject, detail=verdict.detail)
         return 0
     moved = lifecycle.move_many(
         endpoints=here, to=verdict.status, reason=verdict.reason, subject=verdict.subject, detail=verdict.detail,
