@@ -277,7 +277,9 @@ def _fragment(request: ConsoleRequest, template: str, endpoint: Endpoint, **cont
 @require_GET
 def actions(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """The buttons of an endpoint's page."""
-    return _fragment(request, "endpoints/_actions.html", _endpoint(request, endpoint_id))
+    return _fragment(
+        request, "endpoints/_actions.html", _endpoint(request, endpoint_id), tab=request.GET.get("tab", "")
+    )
 
 
 @require_GET

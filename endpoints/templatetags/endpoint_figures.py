@@ -80,9 +80,9 @@ def _money(amount: Decimal, currency: str) -> str:
 
 
 @register.filter
-def milliseconds(value: int | None) -> str:
+def milliseconds(value: int | str | None) -> str:
     """A duration: 84 ms, 1.24 s, 75 s."""
-    if value is None or value == "":
+    if value is None or isinstance(value, str):
         return NOTHING
     if value < 1_000:
         return f"{value} ms"
