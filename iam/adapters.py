@@ -36,6 +36,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("iam:settings")
 
+    def add_message(
+        self, request: HttpRequest, level: int, message_template: str | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Say what somebody could not see for themselves: not that they are in, or out."""
+        if message_template and message_template.endswith(("logged_in.txt", "logged_out.txt")):
+            return
+        super().add_message(request, level, message_template, *args, **kwargs)
+
     def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
         """Somebody gave a wrong password: recorded with the name they tried, never with the password."""
         name = str(credentials.get("username", ""))[:150]

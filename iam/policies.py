@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
+
+from django.utils.translation import gettext as _
 
 READ_ARK = ["ark:Get*", "ark:List*"]
 READ_VMP = ["vmp:Get*", "vmp:List*", "vmp:Query*"]
@@ -38,3 +41,38 @@ def allows(statements: Iterable[Mapping[str, Any]], *, action: str, resource: st
             return False
         is_allowed = True
     return is_allowed
+
+
+_ACTION = re.compile(r"^(\*|(ark|vmp|iam|tag):[A-Za-z*?]+)$")
+
+
+def problems(statements: Any) -> list[str]:
+    """What keeps `statements` from being a policy, one sentence for each fault; [] when nothing does."""
+    if not isinstance(statements, list) or not statements:
+        return [_('Write a list of statements: [{"effect": …, "actions": […], "resources": […]}].')]
+    found: list[str] = []
+    for number, statement in enumerate(statements, start=1):
+        found += [_("Statement %(number)d: %(problem)s") % {"number": number, "problem": text} for text in _faults(statement)]
+    return found
+
+
+def _faults(statement: Any) -> list[str]:
+    if not isinstance(statement, dict):
+        return [_("it must be an object with effect, actions and resources.")]
+    found = []
+    unknown = sorted(set(statement) - {"effect", "actions", "resources"})
+    if unknown:
+        found.append(_("unknown: %(names)s. It may hold effect, actions and resources.") % {"names": ", ".join(unknown)})
+    if statement.get("effect") not in ("Allow", "Deny"):
+        found.append(_("effect must be Allow or Deny."))
+    for name in ("actions", "resources"):
+        values = statement.get(name)
+        if not isinstance(values, list) or not values or not all(isinstance(value, str) and value for value in values):
+            found.append(_("%(name)s must be a list with at least one text.") % {"name": name})
+        elif name == "actions":
+            wrong = [value for value in values if not _ACTION.match(value)]
+            if wrong:
+                found.append(
+                    _("“%(action)s” is no action; write it like ark:StopEndpoint or ark:Get*.") % {"action": wrong[0]}
+                )
+    return found
