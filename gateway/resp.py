@@ -265,6 +265,10 @@ class _RespProtocol(asyncio.Protocol):
     def send(
         self, script: Script | None, args: tuple[Arg, ...], done: OnReply, future: asyncio.Future[Any] | None = None
     ) -> None:
+        if self.closed.done():
+            # Ended, and the pipe has not heard of it yet: this must fail like everything that was on the way.
+            done(RedisAway(self.reason))
+            return
         now = self._loop.time()
         self.queue.append(_Pending(script, args, now, done))
         if future is not None:

@@ -269,6 +269,11 @@ class _Connection(asyncio.Protocol):
         self.idle_limit_seconds = pool.idle_seconds
         self.is_closed = False
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a request may be written: the transport knows of an end some moments before it tells us."""
+        return not (self.is_closed or self._transport.is_closing())
+
     def start(self, request: Request) -> _HttpAnswer:
         answer = self._answer = _HttpAnswer(self, self._loop)
         self._idle_seconds = request.idle_seconds
@@ -351,11 +356,10 @@ class _Connection(asyncio.Protocol):
         """The answer is complete: back into the pool, unless something says that the connection cannot go on."""
         if (
             self._got_extra
-            or self.is_closed
+            or not self.is_usable
             or self._is_close_delimited
             or not self._is_kept_alive
             or self._transport.get_write_buffer_size()
-            or self._transport.is_closing()
         ):
             self._close()
             return
@@ -492,7 +496,7 @@ class HttpUpstream:
         now = self._loop.time()
         while idle:
             connection = idle.pop()
-            if connection.is_closed:
+            if not connection.is_usable:
                 continue
             if now - connection.idle_since < connection.idle_limit_seconds:
                 return connection
