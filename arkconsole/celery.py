@@ -4,16 +4,11 @@ import os
 
 from celery import Celery
 
+from arkconsole.ticks import BEAT_SCHEDULE, ROUTES
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "arkconsole.settings")
-app = Celery("arkconsole", task_cls="arkconsole.ticks:TickTask")
+app = Celery("arkconsole", task_cls="arkconsole.tick_task:TickTask")
 app.config_from_object("django.conf:settings", namespace="CELERY")
+# No results are kept, so there are none to clean up.
+app.conf.update(beat_schedule=BEAT_SCHEDULE, task_routes=ROUTES, result_expires=None)
 app.autodiscover_tasks()
-
-
-@app.on_configure.connect
-def _schedule(sender: Celery, **_kwargs: object) -> None:
-    # Only here: the schedule imports models, which are not there yet when Django's settings are first read.
-    from arkconsole.ticks import BEAT_SCHEDULE, ROUTES
-
-    sender.conf.beat_schedule = BEAT_SCHEDULE
-    sender.conf.task_routes = ROUTES

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.beat import Service
 from django.db import OperationalError
 
 from arkconsole import ticks
@@ -26,6 +30,19 @@ def test_each_tick_is_a_task_whose_messages_expire_within_its_interval(tick: tic
     assert entry["task"] in app.tasks
     assert 0 < entry["options"]["expires"] <= entry["schedule"]
     assert entry["options"]["queue"] in ("ticks", "slow")
+
+
+def test_beat_itself_reads_the_schedule(tmp_path: Path) -> None:
+    service = Service(app=app, schedule_filename=str(tmp_path / "schedule"))
+    try:
+        assert {tick.name for tick in ticks.TICKS} == set(service.scheduler.schedule)
+    finally:
+        service.scheduler.close()
+
+
+def test_the_schedule_can_be_read_before_django_has_loaded_a_model() -> None:
+    read = "from arkconsole.celery import app; assert len(app.conf.beat_schedule) > 4 and app.conf.task_routes"
+    subprocess.run([sys.executable, "-c", read], check=True, timeout=60)
 
 
 def beat(*, seconds_ago: float = 0, leave_out: str = "") -> None:
@@ -85,9 +102,9 @@ def trouble() -> Trouble:
 def tick(trouble: Trouble, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A tick as a worker runs it, in an application of its own."""
     monkeypatch.setitem(ticks.BY_NAME, "tests.trouble", ticks.Tick("tests.trouble", 1))
-    own = Celery("own", task_cls="arkconsole.ticks:TickTask", set_as_current=False)
+    own = Celery("own", task_cls="arkconsole.tick_task:TickTask", set_as_current=False)
 
-    @own.task(name="tests.trouble")
+    @own.task(name="tests.trouble", shared=False)
     def run() -> None:
         trouble()
 
@@ -98,7 +115,7 @@ def test_a_tick_that_fails_says_so_once_in_a_sentence_and_says_when_it_works_aga
     tick: Any, trouble: Trouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     trouble.raises = OperationalError("the connection\nis closed")
-    with caplog.at_level(logging.WARNING, logger="arkconsole.ticks"):
+    with caplog.at_level(logging.WARNING, logger="arkconsole.tick_task"):
         for _time in range(5):
             tick.apply()
         trouble.raises = None

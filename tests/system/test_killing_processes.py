@@ -1,0 +1,171 @@
+"""Any one process dies while calls run: the others go on, it comes back, and the books agree afterwards."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+
+from tests.sdk.arrange import Order, Wanted, arrange
+from tests.servers import RedisServer
+from tests.stack import Stack
+from tests.system.traffic import Books, Traffic
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+NewTraffic = Callable[[], Traffic]
+
+
+@pytest.fixture(scope="module")
+def new_traffic(stack: Stack) -> NewTraffic:
+    """Make traffic to an endpoint of this file's own."""
+    made = arrange(stack, Order("killing", f"{stack.demo_url}/v1", [Wanted("chat", "demo-fast", rpm=100_000)]))
+    return lambda: Traffic(stack.gateway_url, made.api_key, made.endpoints["chat"])
+
+
+@pytest.fixture
+def traffic(new_traffic: NewTraffic) -> Traffic:
+    return new_traffic()
+
+
+@pytest.fixture
+def books(stack: Stack, traffic: Traffic) -> Books:
+    return Books(stack, traffic.endpoint_id)
+
+
+@pytest.fixture(autouse=True)
+def whole_again(stack: Stack) -> Iterator[None]:
+    """Leave the stack as it was found."""
+    yield
+    stack.wait_until(
+        lambda: degraded(stack.console_url) == [] and degraded(stack.gateway_url) == [],
+        seconds=60,
+        what="everything is back",
+    )
+
+
+def degraded(url: str) -> list[str] | None:
+    """What `/readyz` lists as away; None when it is not ready."""
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+    except httpx.HTTPError:
+        return None
+    return list(answer.json()["degraded"]) if answer.status_code == 200 else None
+
+
+def lives(url: str) -> bool:
+    """Whether `/healthz` answers."""
+    try:
+        return httpx.get(f"{url}/healthz", timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.mark.parametrize("name", ["worker-ticks", "worker-slow", "beat", "console"])
+def test_without_a_background_process_or_the_console_every_call_goes_on(
+    name: str, stack: Stack, traffic: Traffic, books: Books
+) -> None:
+    with traffic:
+        traffic.wait_for_more(10)
+        killed_at = time.monotonic()
+        pid = stack.kill(name)
+        traffic.wait_for_more(30)
+        stack.wait_back(name, pid)
+        traffic.wait_for_more(10)
+
+    assert traffic.bad_since(0) == []
+    assert time.monotonic() - killed_at < 60
+    books.must_agree(traffic.seen)
+
+
+def test_with_redis_dead_calls_go_on_and_its_usage_is_replayed_when_it_is_back(
+    stack: Stack, stack_redis: RedisServer, traffic: Traffic, books: Books
+) -> None:
+    with traffic:
+        traffic.wait_for_more(10)
+        stack_redis.kill()
+        try:
+            traffic.wait_for_more(60)
+            stack.wait_until(lambda: "redis" in (degraded(stack.console_url) or []), seconds=15, what="console says so")
+            assert "redis" in (degraded(stack.gateway_url) or [])
+        finally:
+            stack_redis.start()
+        traffic.wait_for_more(10)
+
+    assert traffic.bad_since(0) == []
+    books.must_agree(traffic.seen)
+
+
+def test_a_dead_model_server_fails_the_calls_that_it_had_and_no_others_once_it_is_back(
+    stack: Stack, traffic: Traffic, books: Books
+) -> None:
+    with traffic:
+        traffic.wait_for_more(10)
+        pid = stack.kill("demo")
+        stack.wait_back("demo", pid)
+        stack.wait_until(lambda: lives(stack.demo_url), what="demo server answers")
+        traffic.wait_for_more(10)
+        back_at = time.monotonic()
+        traffic.wait_for_more(20)
+
+    assert traffic.bad_since(back_at) == []
+    assert {each.status for each in traffic.seen} <= {200, 500, 502, 503}, "a caller always gets an answer"
+    books.must_agree(traffic.seen)
+    outcomes = {record["outcome"] for record in books.ledger().values()}
+    assert outcomes <= {"success", "cut", "upstream_error", "refused"}
+    assert outcomes & {"cut", "upstream_error"}
+
+
+def test_a_dead_gateway_worker_loses_its_calls_and_nobody_elses_and_the_ledger_knows_them(
+    stack: Stack, traffic: Traffic, books: Books
+) -> None:
+    traffic.callers = 12
+    with traffic:
+        traffic.wait_for_more(20)
+        worker = gateway_workers(stack)[0]
+        worker.kill()
+        dead_at = time.monotonic()
+        traffic.wait_for_more(40)
+        stack.wait_until(lambda: len(gateway_workers(stack)) == 2, what="a new gateway worker")
+        traffic.wait_for_more(20)
+
+    assert [each for each in traffic.bad_since(dead_at + 0.5) if each.error == ""] == []
+    books.must_agree(traffic.seen, excused={"lost"})
+    lost = [record for record in books.ledger().values() if record["outcome"] == "lost"]
+    assert 0 < len(lost) <= traffic.callers
+    assert {record["status"] for record in lost} == {500}
+
+
+def test_a_dead_gateway_comes_back_with_all_its_workers(stack: Stack, traffic: Traffic, books: Books) -> None:
+    with traffic:
+        traffic.wait_for_more(10)
+        pid = stack.kill("gateway")
+        stack.wait_back("gateway", pid)
+        traffic.wait_for_more(30, seconds=60)
+
+    books.must_agree(traffic.seen, excused={"lost"})
+
+
+def gateway_workers(stack: Stack) -> list[psutil.Process]:
+    """The gateway's processes that serve."""
+    pid = stack.pid("gateway")
+    if not pid:
+        return []
+    return [
+        child
+        for child in psutil.Process(pid).children()
+        if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(child.cmdline())
+    ]
+
+
+def test_a_beat_that_hangs_is_noticed_said_and_restarted(stack: Stack, traffic: Traffic, books: Books) -> None:
+    with traffic:
+        pid = stack.kill("beat", signal.SIGSTOP)
+        stack.wait_until(lambda: "ticks" in (degraded(stack.console_url) or []), seconds=60, what="console says so")
+        stack.wait_back("beat", pid, seconds=60)
+
+    assert traffic.bad_since(0) == []
+    books.must_agree(traffic.seen)

@@ -1,0 +1,214 @@
+"""Calls that go on while a test breaks something, and the comparison of three accounts of them afterwards.
+
+The accounts: what callers saw, what the demo model server counted, what the ledger says.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psycopg
+from psycopg.rows import dict_row
+
+from tests.stack import Stack
+
+TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+DEMO_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call as its caller saw it. `status` is 0 without an answer; `began_at` is monotonic seconds."""
+
+    began_at: float
+    call_id: str = ""
+    status: int = 0
+    code: str = ""
+    is_complete: bool = False
+    tokens: tuple[int, ...] = ()
+    error: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        return self.status == 200 and self.is_complete
+
+
+@dataclass
+class Traffic:
+    """Callers that call one endpoint after the other until the `with` block ends, half of them streaming."""
+
+    url: str
+    api_key: str
+    endpoint_id: str
+    callers: int = 6
+    output_tokens: int = 25
+    seen: list[Seen] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._is_over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._call_on, args=(number % 2 == 0,), daemon=True)
+            for number in range(self.callers)
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def good(self) -> int:
+        """How many calls were answered in full so far."""
+        return sum(each.is_good for each in self.seen)
+
+    def wait_for_more(self, calls: int, *, seconds: float = 30) -> None:
+        """Wait until so many more calls were answered in full."""
+        target = self.good() + calls
+        Stack.wait_until(
+            lambda: self.good() >= target, seconds=seconds, what=f"{calls} more calls answered; last: {self.seen[-3:]}"
+        )
+
+    def bad_since(self, moment: float) -> list[Seen]:
+        """Calls that began at or after a monotonic moment and were not answered in full."""
+        return [each for each in self.seen if each.began_at >= moment and not each.is_good]
+
+    def _call_on(self, is_stream: bool) -> None:
+        # A connection of its own for each call: a kept one belongs to a gateway worker that may be dead by now.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(limits=limits, timeout=20, trust_env=False) as client:
+            while not self._is_over.is_set():
+                seen = call(client, self.url, self.api_key, self.endpoint_id, self.output_tokens, is_stream=is_stream)
+                self.seen.append(seen)
+                if not seen.is_good:
+                    self._is_over.wait(0.05)
+
+
+def call(client: httpx.Client, url: str, key: str, endpoint_id: str, output_tokens: int, *, is_stream: bool) -> Seen:
+    """Make one call. Never raises for what the other side does."""
+    began_at = time.monotonic()
+    body: dict[str, Any] = {
+        "model": endpoint_id,
+        "messages": [{"role": "user", "content": f"{output_tokens} tokens, please"}],
+        "stream": is_stream,
+    }
+    if is_stream:
+        body["stream_options"] = {"include_usage": True}
+    call_id, status, usage, is_done, code = "", 0, None, False, ""
+    try:
+        with client.stream(
+            "POST", f"{url}/api/v3/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"}
+        ) as answer:
+            call_id, status = answer.headers.get("x-request-id", ""), answer.status_code
+            if not is_stream or status != 200:
+                found = json.loads(answer.read())
+                usage, is_done = found.get("usage"), "choices" in found
+                code = (found.get("error") or {}).get("code", "")
+            else:
+                for line in answer.iter_lines():
+                    if line == "data: [DONE]":
+                        is_done = True
+                    elif line.startswith("data: "):
+                        frame = json.loads(line[6:])
+                        usage = frame.get("usage") or usage
+                        code = (frame.get("error") or {}).get("code", code)
+    except (httpx.HTTPError, ValueError) as error:
+        return Seen(began_at, call_id, status, code, error=repr(error))
+    return Seen(began_at, call_id, status, code, is_done and usage is not None, _tokens(usage))
+
+
+def _tokens(usage: dict[str, Any] | None) -> tuple[int, ...]:
+    if not usage:
+        return ()
+    return (
+        usage["prompt_tokens"],
+        (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+        usage["completion_tokens"],
+        (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0),
+    )
+
+
+class Books:
+    """The three accounts of one endpoint's calls since this object was made."""
+
+    def __init__(self, stack: Stack, endpoint_id: str, demo_url: str = "") -> None:
+        self.stack, self.endpoint_id, self.demo_url = stack, endpoint_id, demo_url or stack.demo_url
+        self._after = max((each["sequence"] for each in self._stats(recent=1)["recent"]), default=0)
+        self._before = set(self.ledger())
+
+    def ledger(self) -> dict[str, dict[str, Any]]:
+        """Call records by call id."""
+        rows = self.ask("SELECT * FROM metering_callrecord WHERE endpoint_id = %s", self.endpoint_id)
+        return {row["call_id"]: row for row in rows if row["call_id"] not in getattr(self, "_before", set())}
+
+    def demo(self) -> dict[str, list[dict[str, Any]]]:
+        """The model server's calls by request id; a call that the gateway tried twice is there twice."""
+        calls: dict[str, list[dict[str, Any]]] = {}
+        for each in self._stats(recent=100_000, after=self._after)["recent"]:
+            calls.setdefault(each["request_id"], []).append(each)
+        return calls
+
+    def ask(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        """Rows of the stack's own database."""
+        with psycopg.connect(self.stack.env["DATABASE_URL"], row_factory=dict_row) as connection:
+            return connection.execute(sql.encode(), values).fetchall()
+
+    def wait_complete(self, seen: Iterable[Seen], *, seconds: float = 40) -> None:
+        """Wait until the ledger has every call that a caller or the model server knows of, and none runs any more."""
+        known = {each.call_id for each in seen if each.call_id and each.code != "ServiceUnavailable"}
+
+        def missing() -> set[str]:
+            return (set(self.demo()) | known) - set(self.ledger())
+
+        try:
+            self.stack.wait_until(
+                lambda: not self._stats(recent=0)["totals"]["running"] and not missing(),
+                seconds=seconds,
+                what="every call is in the ledger",
+            )
+        except AssertionError as error:
+            lost = [(each, self.demo().get(each), [s for s in seen if s.call_id == each]) for each in missing()]
+            raise AssertionError(f"{error}: {lost}\n{self.stack.logs()}") from None
+
+    def must_agree(self, seen: Iterable[Seen], *, excused: Iterable[str] = ()) -> None:
+        """Compare the accounts call by call; `excused` are outcomes that a call may have though the server did all of it."""
+        seen = list(seen)
+        self.wait_complete(seen)
+        ledger, demo = self.ledger(), self.demo()
+        for call_id, tries in demo.items():
+            record, last = ledger[call_id], tries[-1]
+            if last["outcome"] == "ok" and record["outcome"] not in set(excused):
+                assert record["outcome"] == "success", (record, tries)
+            if record["outcome"] == "success":
+                assert [each["outcome"] for each in tries].count("ok") == 1, (record, tries)
+                assert [record[name] for name in TOKENS] == [last[name] for name in DEMO_TOKENS], (record, tries)
+        for each in seen:
+            if each.is_good:
+                record = ledger[each.call_id]
+                assert record["outcome"] == "success", (each, record)
+                assert each.tokens == tuple(record[name] for name in TOKENS), (each, record)
+        self._sums_must_agree()
+
+    def _sums_must_agree(self) -> None:
+        """Minutes and hours of the endpoint hold exactly the sums of its records: nothing was added twice."""
+        sums = ", ".join(f"sum({name})::bigint AS {name}" for name in TOKENS)
+        [records] = self.ask(
+            f"SELECT count(*) AS calls, {sums} FROM metering_callrecord WHERE endpoint_id = %s", self.endpoint_id
+        )
+        for table in ("metering_usageminute", "metering_usagehour"):
+            [found] = self.ask(
+                f"SELECT sum(calls)::bigint AS calls, {sums} FROM {table} WHERE endpoint_id = %s", self.endpoint_id
+            )
+            assert found == records, table
+
+    def _stats(self, **query: int) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.demo_url}/demo/stats", params=query, trust_env=False).json()
+        return found
