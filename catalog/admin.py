@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from catalog import admin_views, services
+from catalog.forms import WordsField
 from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersion, PriceTier
 from common.errors import DomainError
 from iam.actors import actor_of
@@ -51,12 +52,14 @@ class ArkPermissions:
         return self._may(request, self.delete_action)
 
 
-class CheckedForm(ModelForm):  # type: ignore[type-arg]
-    """A model form that also shows what the service would refuse, beside its field."""
+class VersionForm(ModelForm):  # type: ignore[type-arg]
+    """A version, also with what the service would refuse, beside its field."""
+
+    known_parameters = WordsField(label=ModelVersion.known_parameters.field.verbose_name, required=False)
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
-        if not self.errors and isinstance(self.instance, ModelVersion):
+        if not self.errors:
             try:
                 services.check_version(self.instance)
             except DomainError as error:
@@ -79,8 +82,8 @@ class ModelServerAdmin(ArkPermissions, admin.ModelAdmin):  # type: ignore[type-a
     view_action = "ark:ListModelServers"
     add_action = "ark:CreateModelServer"
     change_action = "ark:UpdateModelServer"
-    list_display = ("name", "base_url", "shown_state", "why", "deployed", "probed_at", "publish_link")
-    list_filter = ("state", "is_enabled")
+    list_display = ("name", "shown_state", "why", "base_url", "deployed", "probed_at", "publish_link")
+    list_filter = ("state",)
     search_fields = ("name", "base_url")
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[ModelServer]:
@@ -172,7 +175,7 @@ class PriceTierInline(ArkPermissions, admin.TabularInline):  # type: ignore[type
 class ModelVersionAdmin(ArkPermissions, admin.ModelAdmin):  # type: ignore[type-arg]
     view_action = "ark:ListFoundationModelVersions"
     change_action = "ark:UpdateModelVersion"
-    form = CheckedForm
+    form = VersionForm
     list_display = ("public_id", "domain", "context_tokens", "retires_at", "runs_on", "is_working")
     list_filter = ("model__domain",)
     search_fields = ("model__name", "model__display_name", "version")

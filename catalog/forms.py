@@ -25,6 +25,24 @@ def add_domain_error(form: forms.BaseForm, error: DomainError) -> None:
     form.add_error(error.field if error.field in form.fields else None, error.message)
 
 
+class WordsField(forms.CharField):
+    """A sorted list of words, typed with spaces or commas between them."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = forms.Textarea(attrs={"rows": 3, "cols": 60, "spellcheck": "false"})
+        help_text = _("Names of request parameters, separated by spaces; a version switch compares them.")
+        super().__init__(**{"widget": widget, "help_text": help_text, **kwargs})
+
+    def prepare_value(self, value: Any) -> Any:
+        return value if value is None or isinstance(value, str) else " ".join(value)
+
+    def to_python(self, value: Any) -> Any:
+        return sorted(set((super().to_python(value) or "").replace(",", " ").split()))
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(sorted(initial or []) != self.to_python(data))
+
+
 class ServerForm(forms.Form):
     """A model server, new or stored. The key never goes back to the browser."""
 
@@ -96,7 +114,10 @@ class ServerForm(forms.Form):
 
 
 def _price_field(label: Any, *, required: bool = True) -> forms.DecimalField:
-    return forms.DecimalField(label=label, min_value=0, max_digits=12, decimal_places=6, required=required)
+    widget = forms.NumberInput(attrs={"class": "form-control", "aria-label": label})
+    return forms.DecimalField(
+        label=label, min_value=0, max_digits=12, decimal_places=6, required=required, widget=widget
+    )
 
 
 def _plain(value: Decimal) -> str:
@@ -108,7 +129,11 @@ class PublishForm(forms.Form):
 
     upstream_model = forms.CharField(widget=forms.HiddenInput, max_length=255)
     existing = forms.ModelChoiceField(
-        label=_("Publish as"), queryset=ModelVersion.objects.none(), required=False, empty_label=_("a new version")
+        label=_("Publish as"),
+        queryset=ModelVersion.objects.none(),
+        required=False,
+        empty_label=_("a new version"),
+        widget=forms.Select(attrs={"class": "form-select"}),
     )
     model_name = forms.CharField(
         label=_("Model name"),
@@ -132,10 +157,7 @@ class PublishForm(forms.Form):
     input_price = _price_field(_("Input price"))
     cached_price = _price_field(_("Cached input price"))
     output_price = _price_field(_("Output price"))
-    known_parameters = forms.CharField(
-        label=_("Known parameters"), required=False, widget=forms.Textarea(attrs={"rows": 2, "spellcheck": "false"}),
-        help_text=_("Names of request parameters, separated by spaces; a version switch compares them."),
-    )  # fmt: skip
+    known_parameters = WordsField(label=_("Known parameters"), required=False)
 
     NEW_ONLY = (
         "model_name", "version", "display_name", "domain", "context_tokens", "max_output_tokens",
@@ -146,7 +168,6 @@ class PublishForm(forms.Form):
     def __init__(self, *args: Any, proposal: Proposal | None = None, **kwargs: Any) -> None:
         if proposal is not None:
             values: dict[str, Any] = dict(vars(proposal))
-            values["known_parameters"] = " ".join(proposal.known_parameters)
             kwargs["initial"] = values | kwargs.get("initial", {})
             for name in ("input_price", "cached_price", "output_price"):
                 kwargs["initial"].setdefault(name, 0)
@@ -174,7 +195,7 @@ class PublishForm(forms.Form):
             max_output_tokens=data["max_output_tokens"],
             default_output_tokens=data["default_output_tokens"],
             supports_caching=data["supports_caching"],
-            known_parameters=tuple(sorted(set(data["known_parameters"].replace(",", " ").split()))),
+            known_parameters=tuple(data["known_parameters"]),
             default_rpm=data["default_rpm"],
             default_tpm=data["default_tpm"],
             released_at=timezone.now(),
@@ -202,7 +223,12 @@ class PriceListForm(forms.Form):
 class TierForm(forms.Form):
     """One row of a price list; an empty row is no tier."""
 
-    input_over_tokens = forms.IntegerField(label=_("Input over (tokens)"), min_value=0, required=False)
+    input_over_tokens = forms.IntegerField(
+        label=_("Input over (tokens)"),
+        min_value=0,
+        required=False,
+        widget=forms.NumberInput(attrs={"class": "form-control", "aria-label": _("Input over (tokens)")}),
+    )
     input_price = _price_field(_("Input"), required=False)
     cached_price = _price_field(_("Cached input"), required=False)
     output_price = _price_field(_("Output"), required=False)

@@ -303,7 +303,7 @@ def test_a_version_is_changed_through_the_service(admin: Client) -> None:
     version = builders.model_version(servers=[builders.model_server()])
     deployment = Deployment.objects.get()
     data = {
-        "context_tokens": "1000", "max_output_tokens": "500", "default_output_tokens": "100", "known_parameters": "[]",
+        "context_tokens": "1000", "max_output_tokens": "500", "default_output_tokens": "100", "known_parameters": "top_p, seed",
         "default_rpm": "1", "default_tpm": "2", "is_switchable": "on", "released_at_0": "", "released_at_1": "",
         "retires_at_0": "2030-01-01", "retires_at_1": "00:00:00", "replacement": "",
         "deployments-TOTAL_FORMS": "1", "deployments-INITIAL_FORMS": "1", "deployments-0-id": str(deployment.pk),
@@ -316,6 +316,7 @@ def test_a_version_is_changed_through_the_service(admin: Client) -> None:
     version.refresh_from_db()
     deployment.refresh_from_db()
     assert (version.context_tokens, deployment.upstream_model, deployment.weight) == (1000, "renamed", 3)
+    assert version.known_parameters == ["seed", "top_p"]
     assert version.retires_at is not None
     assert {"ark:UpdateModelVersion", "ark:UpdateModelDeployment"} <= set(
         Event.objects.values_list("action", flat=True)
