@@ -46,7 +46,7 @@ def converge() -> None:
 
 def nudge() -> None:
     """After commit, ask the worker to converge now rather than at its next tick. Never raises, never waits long."""
-    transaction.on_commit(_nudge)
+    transaction.on_commit(_nudge, robust=True)
 
 
 def _nudge() -> None:
