@@ -77,6 +77,9 @@ class EndpointFields(forms.Form):
         super().__init__(*args, **kwargs)
         self.tag_rows = tag_rows
         self.tags_error = ""
+        if self.is_bound:
+            # A form that comes back with errors begins at the first of them, not at the name.
+            self.fields["name"].widget.attrs.pop("autofocus")
 
     def refuse(self, message: str, field: str | None) -> None:
         """Show what the service refused, beside the field at fault."""

@@ -15,6 +15,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from catalog.models import PriceTier
 from endpoints import lifecycle
 from endpoints.models import Endpoint, EndpointEvent, Status
 
@@ -61,6 +62,22 @@ def price(value: Decimal | None) -> str:
         return NOTHING
     whole, _dot, decimals = f"{value:f}".partition(".")
     return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A price and the input lengths that it is for: more than `over` tokens, at most `up_to` (None: no end)."""
+
+    price: PriceTier
+    over: int
+    up_to: int | None
+
+
+@register.filter
+def ranges(tiers: Sequence[PriceTier]) -> list[Range]:
+    """Prices in force, ascending by input length, each with the lengths that it is for."""
+    ends = [tier.input_over_tokens for tier in tiers[1:]] + [None]
+    return [Range(tier, tier.input_over_tokens, end) for tier, end in zip(tiers, ends, strict=True)]
 
 
 @register.filter

@@ -43,7 +43,7 @@ def fields(page: str) -> dict[str, Any]:
             found[name[1]].append(text)
         else:
             found[name[1]] = text
-    description = re.search(r'<textarea[^>]*name="description"[^>]*>\s*(.*?)</textarea>', page, re.S)
+    description = re.search(r'<textarea[^>]*name="description"[^>]*>\s*(.*?)</textarea>', page, re.DOTALL)
     assert description
     return {**found, "description": description[1]}
 
