@@ -11,6 +11,7 @@ from django.utils import timezone
 
 import iam.services
 from common.models import RouteChange
+from endpoints import lifecycle
 
 ROUTE_CHANGE_DAYS = 7
 """Far longer than any gateway worker is behind: one that starts reads all routes anew, whatever changed."""
@@ -18,8 +19,9 @@ ROUTE_CHANGE_DAYS = 7
 
 @shared_task(name="arkconsole.tidy")
 def tidy() -> None:
-    """Remove what nobody reads any more: old route changes, the console's own spent keys, expired sessions."""
+    """Remove what nobody reads any more: old route changes and moves of endpoints, spent keys of the console, sessions."""
     now = timezone.now()
     RouteChange.objects.filter(at__lt=now - timedelta(days=ROUTE_CHANGE_DAYS)).delete()
+    lifecycle.forget_events(now=now)
     iam.services.forget_internal_keys(now=now)
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()

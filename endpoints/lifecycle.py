@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from django.db import models, transaction
@@ -27,6 +27,7 @@ ALLOWED: dict[Status, frozenset[Status]] = {
 BATCH = 500
 SUBJECT_LENGTH = 150
 DETAIL_LENGTH = 255
+EVENTS_KEPT = timedelta(days=90)
 
 
 class Reason(models.TextChoices):
@@ -154,6 +155,12 @@ def explain_many(*, endpoints: EndpointQuerySet, reason: Reason, subject: str = 
         .exclude(status_reason=reason, status_subject=subject[:SUBJECT_LENGTH])
         .update(status_reason=reason, status_subject=subject[:SUBJECT_LENGTH], status_detail=detail[:DETAIL_LENGTH])
     )
+
+
+def forget_events(*, now: datetime) -> int:
+    """Remove events older than `EVENTS_KEPT`; how many. What people did stays in the audit record."""
+    removed, _by_model = EndpointEvent.objects.filter(at__lt=now - EVENTS_KEPT).delete()
+    return removed
 
 
 def _values(*, to: Status, reason: Reason, subject: str, detail: str, now: datetime) -> dict[str, str | datetime]:

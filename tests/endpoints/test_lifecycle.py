@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.utils import translation
 
@@ -101,3 +103,11 @@ def test_the_sentence_says_what_the_server_said_in_our_words_where_we_have_them(
 
 def test_a_healthy_endpoint_needs_no_reason() -> None:
     assert lifecycle.reason_sentence(builders.endpoint(status_reason=Reason.SERVED)) == ""
+
+
+def test_old_events_are_forgotten_and_the_rest_stay() -> None:
+    endpoint = builders.endpoint()
+    for age in (lifecycle.EVENTS_KEPT, lifecycle.EVENTS_KEPT + timedelta(seconds=1)):
+        EndpointEvent.objects.create(endpoint=endpoint, at=NOW - age, to_status=Status.RUNNING)
+    assert lifecycle.forget_events(now=NOW) == 1
+    assert EndpointEvent.objects.get().at == NOW - lifecycle.EVENTS_KEPT
