@@ -20,6 +20,7 @@ from catalog import admin_views, services
 from catalog.forms import WordsField
 from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersion, PriceTier
 from common.errors import DomainError
+from common.templatetags.ark import ago
 from iam.actors import actor_of
 from iam.requests import ConsoleRequest
 
@@ -55,7 +56,7 @@ class ArkPermissions:
 class VersionForm(ModelForm):  # type: ignore[type-arg]
     """A version, also with what the service would refuse, beside its field."""
 
-    known_parameters = WordsField(label=ModelVersion.known_parameters.field.verbose_name, required=False)
+    known_parameters = WordsField(label=gettext_lazy("Known parameters"), required=False)
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
@@ -82,7 +83,7 @@ class ModelServerAdmin(ArkPermissions, admin.ModelAdmin):  # type: ignore[type-a
     view_action = "ark:ListModelServers"
     add_action = "ark:CreateModelServer"
     change_action = "ark:UpdateModelServer"
-    list_display = ("name", "shown_state", "why", "base_url", "deployed", "probed_at", "publish_link")
+    list_display = ("name", "shown_state", "why", "base_url", "deployed", "probed", "publish_link")
     list_filter = ("state",)
     search_fields = ("name", "base_url")
 
@@ -115,6 +116,10 @@ class ModelServerAdmin(ArkPermissions, admin.ModelAdmin):  # type: ignore[type-a
     @admin.display(description=gettext_lazy("reason"))
     def why(self, server: ModelServer) -> str:
         return server.state_sentence or "–"
+
+    @admin.display(description=gettext_lazy("last probe"), ordering="probed_at")
+    def probed(self, server: ModelServer) -> str:
+        return ago(server.probed_at)
 
     @admin.display(description=gettext_lazy("deployments"), ordering="deployed")
     def deployed(self, server: ModelServer) -> int:
