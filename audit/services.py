@@ -106,15 +106,25 @@ def _append(*, by: ActorLike, action: str, noted: Attempt, outcome: Event.Outcom
     Head.objects.get_or_create(project_id=noted.project_id)
     head = Head.objects.select_for_update().get(project_id=noted.project_id)
     event = Event(
-        project_id=noted.project_id, project_name=noted.project_name, sequence=head.sequence + 1, at=now,
-        actor_id=by.id, actor_name=by.name, action=action, resource=noted.resource,
-        resource_name=noted.resource_name, outcome=outcome, reason=reason[:255], source_ip=by.source_ip,
-        request_id=by.request_id, changes=noted.changes, previous_hash=head.hash,
+        project_id=noted.project_id, sequence=head.sequence + 1, at=now, outcome=outcome, changes=noted.changes,
+        previous_hash=head.hash,
     )  # fmt: skip
+    texts = {
+        "project_name": noted.project_name, "actor_id": by.id, "actor_name": by.name, "action": action,
+        "resource": noted.resource, "resource_name": noted.resource_name, "reason": reason, "source_ip": by.source_ip,
+        "request_id": by.request_id,
+    }  # fmt: skip
+    for name, text in texts.items():
+        setattr(event, name, _fit(text, Event._meta.get_field(name).max_length))
     event.hash = digest(event)
     event.save()
     head.sequence, head.hash = event.sequence, event.hash
     head.save(update_fields=["sequence", "hash"])
+
+
+def _fit(text: str, length: int | None) -> str:
+    """An act is never refused because its record does not fit; PostgreSQL takes no NUL."""
+    return str(text).replace("\0", "")[:length]
 
 
 _HASHED = (
@@ -132,7 +142,9 @@ def digest(event: Event) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
