@@ -86,7 +86,15 @@ class RedisServer:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         with redis.Redis(port=self.port) as client:
-            wait_until(lambda: _pings(client), what="redis-server answers")
+            wait_until(lambda: self._is_ours(client), what=f"redis-server answers on {self.port}")
+
+    def _is_ours(self, client: redis.Redis) -> bool:
+        # Another run may have taken the port in between; its server would answer as well.
+        assert self._process is not None
+        assert self._process.poll() is None, f"redis-server could not start on port {self.port}"
+        with contextlib.suppress(redis.RedisError):
+            return int(client.info("server")["process_id"]) == self._process.pid
+        return False
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -101,12 +109,6 @@ class RedisServer:
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
-
-
-def _pings(client: redis.Redis) -> bool:
-    with contextlib.suppress(redis.RedisError):
-        return bool(client.ping())
-    return False
 
 
 class PostgresServer:
