@@ -155,7 +155,6 @@ def _create_page(
         "tiers": _tiers(form.offer, now),
         "project": project,
         "can_see_servers": by.user is not None and by.user.is_staff,
-        "frame_template": "base.html",
     }
     return render(request, "endpoints/create.html", context, status=status)
 
