@@ -1,4 +1,4 @@
-"""Celery's entry points of the data plane."""
+"""Celery's entry point of the data plane."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from gateway import reaper
 
 @shared_task(name="gateway.reap")
 def reap() -> None:
-    """Give back what the calls of dead gateway workers had reserved, and tell the ledger of them."""
+    """Settle the calls of gateway workers that died."""
     reaper.reap(timezone.now())
