@@ -274,4 +274,7 @@ class DeploymentAdmin(ArkPermissions, admin.ModelAdmin):  # type: ignore[type-ar
 
     @admin.display(description=gettext_lazy("state of the server"), ordering="server__state")
     def shown_state(self, deployment: Deployment) -> SafeString:
-        return _state(deployment.server)
+        shown = _state(deployment.server)
+        if deployment.is_listed:
+            return shown
+        return format_html("{} · {}", shown, _("the server does not list this model"))

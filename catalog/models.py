@@ -284,3 +284,10 @@ class Deployment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.version} @ {self.server}"
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the server's own list names the model; True where there is no list to look at."""
+        listed = self.server.reported_models
+        # Ollama lists "llama3:latest" and answers to "llama3" as well.
+        return not listed or self.upstream_model in listed or f"{self.upstream_model}:latest" in listed

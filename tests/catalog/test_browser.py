@@ -71,8 +71,7 @@ def test_searching_models_keeps_the_address_true_and_works_without_javascript(
     assert plain.locator("[data-copy='demo-embedding-250901']").count() == 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_the_pages_are_accessible_and_fit(new_page: NewPage, admin_state: Path, scheme: str, width: int) -> None:
     page = new_page(storage_state=admin_state, color_scheme=scheme, viewport={"width": width, "height": 800})
     for url in ("/models/", "/admin/catalog/modelserver/add/", "/admin/catalog/modelversion/1/prices/"):

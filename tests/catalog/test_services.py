@@ -375,3 +375,11 @@ def test_a_version_works_or_says_why_not(server_values: dict[str, Any], is_worki
 @pytest.mark.django_db
 def test_a_version_without_server_says_so() -> None:
     assert "server" in services.availability(builders.model_version(), NOW).sentence
+
+
+@pytest.mark.parametrize(
+    ("listed", "name", "expected"),
+    [([], "a", True), (["a"], "a", True), (["b"], "a", False), (["a:latest"], "a", True), (["a:8b"], "a", False)],
+)
+def test_a_model_that_left_the_servers_list_is_noticed(listed: list[str], name: str, expected: bool) -> None:
+    assert Deployment(server=ModelServer(reported_models=listed), upstream_model=name).is_listed == expected
