@@ -63,25 +63,18 @@ def process_table(site: Site) -> list[Process]:
         table.append(Process("valkey", site.valkey, ready=site.redis_url))
     made = {"ADMIN_PASSWORD": site.admin_password} if site.admin_password else {}
     table.append(Process("prepare", (*manage, "prepare"), env=made, is_step=True))
-    seeded = "prepare"
     if site.demo_port:
         table += [
             Process(
                 "demo",
                 (
-                    site.python,
-                    "-m",
-                    "demo",
-                    "--port",
-                    str(site.demo_port),
-                    "--state",
-                    str(site.data_dir / "demo-state"),
+                    *(site.python, "-m", "demo", "--port", str(site.demo_port)),
+                    *("--state", str(site.data_dir / "demo-state")),
                 ),
                 ready=f"http://127.0.0.1:{site.demo_port}/healthz",
             ),
             Process("seed-demo", (*manage, "seed_demo"), needs=("prepare", "demo"), is_step=True),
         ]
-        seeded = "seed-demo"
     table += [
         Process(
             "console",
@@ -91,7 +84,7 @@ def process_table(site: Site) -> list[Process]:
                 *("--threads", "8", "--timeout", "60", "--graceful-timeout", "8", "--keep-alive", "30"),
                 *("--no-control-socket", "--preload"),
             ),
-            needs=(seeded, *redis),
+            needs=("prepare", *redis),
             ready=f"http://{site.probe_host}:{site.port}/readyz",
         ),
         Process(
@@ -104,25 +97,25 @@ def process_table(site: Site) -> list[Process]:
                 # A worker that computes for a while is not a dead one: uvicorn's own patience of 5 s is too short here.
                 *("--timeout-graceful-shutdown", "8", "--timeout-worker-healthcheck", "30"),
             ),
-            needs=(seeded, *redis),
+            needs=("prepare", *redis),
             ready=f"http://{site.probe_host}:{site.gateway_port}/readyz",
         ),
         Process(
             "worker-ticks",
             # Processes, since only they can be ended by the time limit when a tick hangs.
             (*celery, "worker", "-Q", "ticks", "-n", "ticks@%h", "-P", "prefork", "-c", "2", *worker_flags),
-            needs=(seeded, *redis),
+            needs=("prepare", *redis),
         ),
         Process(
             "worker-slow",
             # Threads: probes and deliveries wait for others, and have deadlines of their own.
             (*celery, "worker", "-Q", "slow", "-n", "slow@%h", "-P", "threads", "-c", "8", *worker_flags),
-            needs=(seeded, *redis),
+            needs=("prepare", *redis),
         ),
         Process(
             "beat",
             (*celery, "beat", "--pidfile=", "--schedule", str(site.data_dir / "run" / "celerybeat-schedule")),
-            needs=(seeded, *redis),
+            needs=("prepare", *redis),
         ),
     ]
     return table

@@ -12,6 +12,8 @@ from django.core.management.base import BaseCommand
 class Command(BaseCommand):
     help = "Migrate; make the cache table, the built-in policies, the first administrator. Safe to repeat."
 
+    requires_system_checks = ()
+
     def handle(self, *args: Any, **options: Any) -> None:
         call_command("migrate", interactive=False)
         call_command("bootstrap")
