@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
 
 import httpx
 import psutil
 import pytest
 
-from tests.sdk.arrange import Order, Wanted, arrange
 from tests.servers import RedisServer
 from tests.stack import Stack
-from tests.system.traffic import Books, Traffic
+from tests.system.traffic import Books, Traffic, degraded, lives
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
-NewTraffic = Callable[[], Traffic]
-
-
-@pytest.fixture(scope="module")
-def new_traffic(stack: Stack) -> NewTraffic:
-    """Make traffic to an endpoint of this file's own."""
-    made = arrange(stack, Order("killing", f"{stack.demo_url}/v1", [Wanted("chat", "demo-fast", rpm=100_000)]))
-    return lambda: Traffic(stack.gateway_url, made.api_key, made.endpoints["chat"])
-
-
-@pytest.fixture
-def traffic(new_traffic: NewTraffic) -> Traffic:
-    return new_traffic()
-
-
-@pytest.fixture
-def books(stack: Stack, traffic: Traffic) -> Books:
-    return Books(stack, traffic.endpoint_id)
-
-
-@pytest.fixture(autouse=True)
-def whole_again(stack: Stack) -> Iterator[None]:
-    """Leave the stack as it was found."""
-    yield
-    stack.wait_until(
-        lambda: degraded(stack.console_url) == [] and degraded(stack.gateway_url) == [],
-        seconds=60,
-        what="everything is back",
-    )
-
-
-def degraded(url: str) -> list[str] | None:
-    """What `/readyz` lists as away; None when it is not ready."""
-    try:
-        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
-    except httpx.HTTPError:
-        return None
-    return list(answer.json()["degraded"]) if answer.status_code == 200 else None
-
-
-def lives(url: str) -> bool:
-    """Whether `/healthz` answers."""
-    try:
-        return httpx.get(f"{url}/healthz", timeout=5, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.mark.parametrize("name", ["worker-ticks", "worker-slow", "beat", "console"])
@@ -82,7 +34,7 @@ def test_without_a_background_process_or_the_console_every_call_goes_on(
 
 
 def test_with_redis_dead_calls_go_on_and_its_usage_is_replayed_when_it_is_back(
-    stack: Stack, stack_redis: RedisServer, traffic: Traffic, books: Books
+    stack: Stack, stack_redis: RedisServer, traffic: Traffic, books: Books, browser: httpx.Client
 ) -> None:
     with traffic:
         traffic.wait_for_more(10)
@@ -91,6 +43,7 @@ def test_with_redis_dead_calls_go_on_and_its_usage_is_replayed_when_it_is_back(
             traffic.wait_for_more(60)
             stack.wait_until(lambda: "redis" in (degraded(stack.console_url) or []), seconds=15, what="console says so")
             assert "redis" in (degraded(stack.gateway_url) or [])
+            assert "Redis does not answer" in browser.get("/endpoints/").raise_for_status().text
         finally:
             stack_redis.start()
         traffic.wait_for_more(10)
@@ -161,10 +114,13 @@ def gateway_workers(stack: Stack) -> list[psutil.Process]:
     ]
 
 
-def test_a_beat_that_hangs_is_noticed_said_and_restarted(stack: Stack, traffic: Traffic, books: Books) -> None:
+def test_a_beat_that_hangs_is_noticed_said_and_restarted(
+    stack: Stack, traffic: Traffic, books: Books, browser: httpx.Client
+) -> None:
     with traffic:
         pid = stack.kill("beat", signal.SIGSTOP)
         stack.wait_until(lambda: "ticks" in (degraded(stack.console_url) or []), seconds=60, what="console says so")
+        assert "Background work is late" in browser.get("/endpoints/").raise_for_status().text
         stack.wait_back("beat", pid, seconds=60)
 
     assert traffic.bad_since(0) == []

@@ -141,7 +141,8 @@ class Books:
 
     def __init__(self, stack: Stack, endpoint_id: str, demo_url: str = "") -> None:
         self.stack, self.endpoint_id, self.demo_url = stack, endpoint_id, demo_url or stack.demo_url
-        self._after = max((each["sequence"] for each in self._stats(recent=1)["recent"]), default=0)
+        # The call that ended last need not be the one that began last.
+        self._after = max((each["sequence"] for each in self._stats(recent=1_000)["recent"]), default=0)
         self._before = set(self.ledger())
 
     def ledger(self) -> dict[str, dict[str, Any]]:
@@ -212,3 +213,20 @@ class Books:
     def _stats(self, **query: int) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.demo_url}/demo/stats", params=query, trust_env=False).json()
         return found
+
+
+def degraded(url: str) -> list[str] | None:
+    """What `/readyz` lists as away; None when it is not ready."""
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+    except httpx.HTTPError:
+        return None
+    return list(answer.json()["degraded"]) if answer.status_code == 200 else None
+
+
+def lives(url: str) -> bool:
+    """Whether `/healthz` answers."""
+    try:
+        return httpx.get(f"{url}/healthz", timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
