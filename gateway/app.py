@@ -19,7 +19,7 @@ from gateway import body as request_body
 from gateway.auth import KeyRing
 from gateway.config import Config
 from gateway.errors import Refusal
-from gateway.forward import Call, ClientGone, Forwarder, Receive, Send
+from gateway.forward import Call, ClientGone, Forwarder, Receive, Send, Watch
 from gateway.metrics import Metrics
 from gateway.routes import EndpointRoute, KeyRoute, NotServed, RouteTable, SourceAway, VersionRoute
 
@@ -51,6 +51,7 @@ class Gateway:
         self._metrics = metrics
         self._degraded = degraded
         self._loop = asyncio.get_running_loop()
+        self._watch = Watch(self._loop)
         self._id_suffix = secrets.token_hex(14)
         self._id_count = secrets.randbits(24)
         self.is_draining = False
@@ -76,7 +77,6 @@ class Gateway:
 
     async def _call(self, api: str, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._begin(api, receive, send)
-        call.watch(self._loop)
         try:
             await self._resolve(call, scope)
             if call.route is not None:
@@ -94,14 +94,17 @@ class Gateway:
             log.exception("call %s failed", call.id)
             await call.refuse(errors.internal())
         finally:
-            call.unwatch()
+            call.end()
 
     async def _resolve(self, call: Call, scope: Scope) -> None:
         """Everything up to the endpoint. Raises `Refusal` where the call ends before one is known."""
         if scope["method"] != "POST":
             raise errors.method_not_allowed()
         call.key = await self._authenticate(call, scope)
-        fields = call.fields = request_body.parse(await self._read_body(call, scope))
+        body = await self._read_body(call)
+        # Not before: a watcher that waits beside the reader of the body takes pieces of it, and the reader waits on.
+        self._watch.add(call)
+        fields = call.fields = request_body.parse(body)
         route, version = await self._route(call.key, request_body.model_of(fields))
         call.parameters = request_body.parameters(fields)
         # From here on there is an endpoint, so whatever happens is metered: refusals go through the forwarder too.
@@ -126,6 +129,8 @@ class Gateway:
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value
+            elif name == b"content-length":
+                call.content_length = int(value) if value.isdigit() else 0
             elif name == b"x-client-request-id":
                 call.client_id = value[:128]
             elif name == b"x-forwarded-for":
@@ -140,13 +145,12 @@ class Gateway:
                 key = await self._keys.find(token)
             except SourceAway:
                 raise errors.not_ready() from None
-        return auth.check(key, now=time.time(), address=lambda: call.source_ip)
+        return auth.check(key, now=call.at_ms / 1000, address=call.source_ip)
 
-    async def _read_body(self, call: Call, scope: Scope) -> bytes:
+    async def _read_body(self, call: Call) -> bytes:
         limit = self._config.max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise errors.body_too_large(limit)
+        if call.content_length > limit:
+            raise errors.body_too_large(limit)
         message = await call.receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
@@ -194,8 +198,8 @@ class Gateway:
     def _begin(self, api: str, receive: Receive, send: Send) -> Call:
         count = self._id_count = (self._id_count + 1) & 0xFFFFFFFF
         # Ark's form: 02, 13 digits of milliseconds, hexadecimal; unique by worker and count.
-        call_id = f"02{time.time_ns() // 1_000_000:013d}{self._id_suffix}{count:08x}"
-        return Call(call_id, api, self._loop.time(), receive, send)
+        at_ms = time.time_ns() // 1_000_000
+        return Call(f"02{at_ms:013d}{self._id_suffix}{count:08x}", api, at_ms, self._loop.time(), receive, send)
 
     # -- the rest --
 

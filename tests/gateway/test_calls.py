@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -271,6 +271,33 @@ def test_bodies_that_cannot_be_used_are_refused(
 def test_a_body_of_unknown_length_is_not_read_beyond_the_limit(gateway: GatewayProcess) -> None:
     pieces = (b"x" * 50_000 for _ in range(4))
     assert refused(gateway.client.post("/api/v3/chat/completions", content=pieces))[0] == 413
+
+
+def test_a_body_that_arrives_slowly_is_read_whole(gateway: GatewayProcess, new_endpoint: NewEndpoint) -> None:
+    body = json.dumps({"model": new_endpoint(), "messages": [{}]}).encode()
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(body), 20):
+            # Longer than the time after which a caller's leaving is watched for: the watcher must not take the body.
+            time.sleep(0.06)
+            yield body[start : start + 20]
+
+    answer = gateway.client.post("/api/v3/chat/completions", content=pieces(), timeout=5)
+    assert answer.status_code == 200
+
+
+def test_a_body_that_came_while_the_key_was_looked_up_is_not_lost(
+    gateway: GatewayProcess, site: Site, new_endpoint: NewEndpoint
+) -> None:
+    # Longer than the time after which a caller's leaving is watched for: the watcher must not take the body.
+    token = site.add_key("slow-key", lookup_seconds=0.2)
+    answer = gateway.client.post(
+        "/api/v3/chat/completions",
+        json={"model": new_endpoint(), "messages": [{}]},
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=5,
+    )
+    assert answer.status_code == 200
 
 
 def test_paths_and_methods_that_are_not_ours(gateway: GatewayProcess) -> None:
