@@ -83,12 +83,12 @@ def bearer(header: bytes | None) -> bytes:
     return token
 
 
-def check(key: KeyRoute | None, *, now: float, address: Callable[[], str]) -> KeyRoute:
-    """The key, if it may be used at `now` (epoch seconds) from `address()`. Raises `Refusal`."""
+def check(key: KeyRoute | None, *, now: float, address: str) -> KeyRoute:
+    """The key, if it may be used at `now` (epoch seconds) from `address`. Raises `Refusal`."""
     if key is None or not key.is_enabled or (key.expires_at is not None and key.expires_at <= now):
         raise errors.bad_key()
     if key.networks is not None:
-        peer = parse_address(address())
+        peer = parse_address(address)
         if peer is None or not any(peer in network for network in key.networks):
             raise errors.access_denied()
     return key

@@ -58,7 +58,7 @@ def check(fields: Fields, api: str) -> bool:
     if content is None:
         raise errors.missing_parameter(name)
     if api == "chat":
-        text = bytes(content[:64]) if isinstance(content, bytes) else bytes(content)
+        text = memoryview(content)[:64].tobytes()
         if not text.startswith(b"["):
             raise errors.invalid_parameter("messages", "messages must be an array")
         if len(text) < 64 and not text[1:-1].strip():

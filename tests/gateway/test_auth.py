@@ -51,16 +51,16 @@ def test_a_key_works_only_while_enabled_in_time_and_from_its_addresses(
     found: KeyRoute | None, status: int | None
 ) -> None:
     if status is None:
-        assert auth.check(found, now=100.0, address=lambda: "192.0.2.7") is found
+        assert auth.check(found, now=100.0, address="192.0.2.7") is found
         return
     with pytest.raises(Refusal) as caught:
-        auth.check(found, now=100.0, address=lambda: "192.0.2.7")
+        auth.check(found, now=100.0, address="192.0.2.7")
     assert caught.value.status == status
 
 
 def test_an_ipv4_address_mapped_into_ipv6_is_the_same_address() -> None:
     found = key(networks=auth.networks(["192.0.2.0/24"]))
-    assert auth.check(found, now=0.0, address=lambda: "::ffff:192.0.2.7") is found
+    assert auth.check(found, now=0.0, address="::ffff:192.0.2.7") is found
 
 
 @pytest.mark.parametrize(
