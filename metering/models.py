@@ -128,6 +128,75 @@ class CallRecord(models.Model):
         return self.call_id
 
 
+class HealthSlice(models.Model):
+    """Ten seconds of one side of a version switch: for charts. `rung` is the soak that the gateway stamped.
+
+    `calls` = succeeded + errors + rejections. What we refuse ourselves, lost calls and clients that leave are in none.
+    """
+
+    at = models.DateTimeField(help_text="start of the ten seconds, UTC")
+    endpoint_id = models.CharField(max_length=64)
+    version_id = models.BigIntegerField()
+    switch_id = models.BigIntegerField()
+    rung = models.IntegerField()
+    calls = models.BigIntegerField(default=0)
+    errors = models.BigIntegerField(default=0, help_text="the model server failed: 5xx, no answer, cut")
+    rejections = models.BigIntegerField(default=0, help_text="4xx of the model server")
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["switch_id", "at", "version_id", "rung"], name="metering_slice_once")
+        ]
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["at"], name="metering_slice_at")]
+
+    def __str__(self) -> str:
+        return f"{self.switch_id}/{self.rung} {self.version_id} {self.at:%H:%M:%S}"
+
+
+class HealthSum(models.Model):
+    """One side of a version switch in one soak, all slices together: what gates judge. `rung` -1: the whole switch.
+
+    Buckets are sparse: {"index into metering.health.BOUNDS_MS": calls}, of calls that succeeded.
+    """
+
+    switch_id = models.BigIntegerField()
+    rung = models.IntegerField()
+    version_id = models.BigIntegerField()
+    at = models.DateTimeField(help_text="of the latest call in it")
+    calls = models.BigIntegerField(default=0)
+    errors = models.BigIntegerField(default=0)
+    rejections = models.BigIntegerField(default=0)
+    first_token = models.JSONField(default=dict)
+    duration = models.JSONField(default=dict)
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["switch_id", "rung", "version_id"], name="metering_health_once")
+        ]
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["at"], name="metering_health_at")]
+
+    def __str__(self) -> str:
+        return f"{self.switch_id}/{self.rung} {self.version_id}: {self.calls}"
+
+
+class ParameterHour(models.Model):
+    """How many calls of an endpoint named a parameter in an hour; never its value."""
+
+    endpoint_id = models.CharField(max_length=64)
+    at = models.DateTimeField(help_text="start of the hour, UTC")
+    parameter = models.CharField(max_length=64)
+    calls = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["endpoint_id", "at", "parameter"], name="metering_parameter_once")
+        ]
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["at"], name="metering_parameter_at")]
+
+    def __str__(self) -> str:
+        return f"{self.endpoint_id} {self.at:%Y-%m-%d %H} {self.parameter}"
+
+
 class DrainPosition(models.Model):
     """How far a generation of the usage stream was drained; its row lock makes one drain at a time."""
 
