@@ -14,14 +14,14 @@ from typing import Any
 
 import msgspec
 
-from gateway import auth, errors
+from gateway import auth, errors, split
 from gateway import body as request_body
 from gateway.auth import KeyRing
 from gateway.config import Config
 from gateway.errors import Refusal
 from gateway.forward import Call, ClientGone, Forwarder, Receive, Send, Watch
 from gateway.metrics import Metrics
-from gateway.routes import EndpointRoute, KeyRoute, NotServed, RouteTable, SourceAway, VersionRoute
+from gateway.routes import EndpointRoute, KeyRoute, NotServed, RouteTable, SourceAway, SwitchRoute, VersionRoute
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +107,19 @@ class Gateway:
         fields = call.fields = request_body.parse(body)
         route, version = await self._route(call.key, request_body.model_of(fields))
         call.parameters = request_body.parameters(fields)
+        if route.switch is not None:
+            version = self._side(call, scope, route.switch, version)
         # From here on there is an endpoint, so whatever happens is metered: refusals go through the forwarder too.
         call.route, call.version = route, version
         call.refused = self._objection(call, route, version)
+
+    def _side(self, call: Call, scope: Scope, switch: SwitchRoute, source: VersionRoute | None) -> VersionRoute | None:
+        """The version that serves this call while its endpoint is being switched; it stays so to its last byte."""
+        assert call.key is not None
+        if not split.takes_target(switch, fields=call.fields, headers=scope["headers"], key_id=call.key.id):
+            return source
+        # A target that this worker has not read yet fails no call.
+        return self._routes.version(switch.target_version_id) or source
 
     def _objection(self, call: Call, route: EndpointRoute, version: VersionRoute | None) -> Refusal | None:
         """Why this key may not make this call on this endpoint, if so."""

@@ -182,7 +182,7 @@ class Forwarder:
         self._worker = worker
         self._max_answer_bytes = max_answer_bytes
         self._loop = asyncio.get_running_loop()
-        self._records: dict[tuple[str, int, int, str], str] = {}
+        self._records: dict[tuple[str | int, ...], str] = {}
         self.in_flight = 0
 
     async def run(self, call: Call) -> None:
@@ -246,7 +246,10 @@ class Forwarder:
     def _record(self, call: Call, route: EndpointRoute, version: VersionRoute) -> bytes:
         """The usage event, as JSON, should this worker die during the call."""
         assert call.key is not None
-        same = (route.id, version.id, call.key.id, call.api)
+        switch = route.switch
+        same: tuple[str | int, ...] = (route.id, version.id, call.key.id, call.api)
+        if switch is not None:
+            same = (*same, switch.id, switch.soak)
         known = self._records.get(same)
         if known is None:
             if len(self._records) > _RECORDS_MAX:
@@ -256,6 +259,8 @@ class Forwarder:
                 "model_id": version.model_id, "key_id": call.key.id, "api": call.api, "outcome": Outcome.LOST.value,
                 "status": 500, "code": "InternalServiceError", "is_estimated": True, "worker": self._worker,
             }  # fmt: skip
+            if switch is not None:
+                fields["switch_id"], fields["rung"] = switch.id, switch.soak
             known = self._records[same] = _encode(fields)[:-1].decode()
         is_stream = "true" if call.is_stream else "false"
         return (
@@ -412,6 +417,7 @@ class Forwarder:
         deployment = call.deployment
         admission = call.admission
         version = call.version
+        switch = route.switch
         if usage is None:
             usage = _NO_USAGE  # a call that reached no server used nothing
         overrun = 0
@@ -429,7 +435,7 @@ class Forwarder:
             duration_ms=int((self._loop.time() - call.started_at) * 1000),
             first_token_ms=None if call.first_token_at is None else int((call.first_token_at - call.started_at) * 1000),
             request_id=call.client_id.decode("latin-1"),
-            version_id=route.version_id,
+            version_id=route.version_id if version is None else version.id,
             model_id="" if version is None else version.model_id,
             server_id=None if deployment is None else deployment.server.id,
             deployment_id=None if deployment is None else deployment.id,
@@ -442,6 +448,8 @@ class Forwarder:
             is_estimated=usage.is_estimated,
             overrun_tokens=overrun,
             limit=None if admission is None else admission.limit,
+            switch_id=None if switch is None else switch.id,
+            rung=None if switch is None else switch.soak,
             parameters=call.parameters,
             source_ip=call.source_ip,
             worker=self._worker,

@@ -94,8 +94,18 @@ class VersionRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchRoute:
+    """An open version switch. `weight` percent of conversations go to the target; `soak` names the stay at this weight."""
+
+    id: int
+    soak: int
+    weight: int
+    target_version_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointRoute:
-    """An endpoint. Limits of 0 are none."""
+    """An endpoint. Limits of 0 are none. During a switch `version_id` is its source."""
 
     id: str
     project_id: str
@@ -104,6 +114,7 @@ class EndpointRoute:
     tpm: int
     status: str
     is_preset: bool
+    switch: SwitchRoute | None = None
 
     @property
     def is_open(self) -> bool:
@@ -293,7 +304,7 @@ class RouteTable:
             if not found:
                 self._missing.add(endpoint_id)
                 return None
-            if found[0].version_id not in self._versions:
+            if self._lacks_versions(found):
                 await self._load_versions()
             self._put(found[0])
             return found[0]
@@ -338,6 +349,8 @@ class RouteTable:
     async def run(self) -> None:
         """Load everything, then follow changes until cancelled."""
         while True:
+            # Before reading: a wake-up that comes while rows are read may speak of a newer one.
+            self._wake.clear()
             try:
                 if not self.is_ready:
                     await self._load()
@@ -354,7 +367,6 @@ class RouteTable:
                 # Whatever a row holds, the table must go on following: a dead follower serves old routes for ever.
                 log.exception("routes cannot be read")
                 self.is_away = True
-            self._wake.clear()
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._wake.wait()
@@ -415,7 +427,7 @@ class RouteTable:
         for start in range(0, len(wanted), 500):
             batch = wanted[start : start + 500]
             found = {route.id: route for route in await self._reader.read(self._source.endpoints, batch)}
-            if any(route.version_id not in self._versions for route in found.values()):
+            if self._lacks_versions(found.values()):
                 await self._load_versions()
             for endpoint_id in batch:
                 if route := found.get(endpoint_id):
@@ -423,6 +435,13 @@ class RouteTable:
                 else:
                     self._drop(endpoint_id)
         self._missing.clear()
+
+    def _lacks_versions(self, routes: Iterable[EndpointRoute]) -> bool:
+        known = self._versions
+        return any(
+            route.version_id not in known or (route.switch is not None and route.switch.target_version_id not in known)
+            for route in routes
+        )
 
     def _put(self, route: EndpointRoute) -> None:
         self._endpoints[route.id] = route

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 from django.db import DatabaseError, InterfaceError, connections, models
+from django.db.models import FilteredRelation, Q
 from django.utils import timezone
 
 from catalog.models import Deployment, ModelServer, ModelVersion
@@ -17,7 +18,7 @@ from common.errors import DomainError
 from common.fields import DecryptionError
 from common.models import RouteChange
 from endpoints import services
-from endpoints.models import Endpoint, Kind
+from endpoints.models import OPEN_STATES, Endpoint, Kind
 from gateway.auth import networks
 from gateway.routes import (
     Change,
@@ -27,6 +28,7 @@ from gateway.routes import (
     NotServed,
     ServerRoute,
     SourceAway,
+    SwitchRoute,
     VersionRoute,
 )
 from gateway.upstream import Origin
@@ -86,14 +88,23 @@ class DjangoSource:
 
     @_read
     def endpoints(self, ids: Iterable[str] | None) -> list[EndpointRoute]:
-        rows = Endpoint.objects.alive()
+        # One statement: read apart, an endpoint could seem back on its source in the moment in which its switch ends.
+        rows = Endpoint.objects.alive().annotate(
+            switching=FilteredRelation("switches", condition=Q(switches__state__in=OPEN_STATES))
+        )
         if ids is not None:
             rows = rows.filter(pk__in=list(ids))
-        fields = rows.values_list("pk", "project_id", "version_id", "rpm", "tpm", "status", "kind")
+        fields = rows.values_list(
+            "pk", "project_id", "version_id", "rpm", "tpm", "status", "kind",
+            "switching__id", "switching__soak", "switching__weight", "switching__target_id",
+        )  # fmt: skip
         return [
-            EndpointRoute(pk, project_id, version_id, rpm or 0, tpm or 0, str(status), kind == Kind.PRESET)
-            for pk, project_id, version_id, rpm, tpm, status, kind in fields.iterator(chunk_size=2000)
-        ]
+            EndpointRoute(
+                pk, project_id, version_id, rpm or 0, tpm or 0, str(status), kind == Kind.PRESET,
+                None if switch[0] is None else SwitchRoute(*switch),
+            )
+            for pk, project_id, version_id, rpm, tpm, status, kind, *switch in fields.iterator(chunk_size=2000)
+        ]  # fmt: skip
 
     @_read
     def preset(self, project_id: str, version_id: int) -> EndpointRoute:

@@ -21,6 +21,7 @@ from gateway.routes import (
     NotServed,
     ServerRoute,
     SourceAway,
+    SwitchRoute,
     VersionRoute,
 )
 from gateway.service import Application
@@ -133,6 +134,7 @@ def _endpoint(row: dict[str, Any]) -> EndpointRoute:
         row.get("tpm", 0),
         row.get("status", "Running"),
         row.get("is_preset", False),
+        SwitchRoute(**row["switch"]) if row.get("switch") else None,
     )
 
 
