@@ -10,22 +10,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import redis as redis_client
 from django.conf import settings
-from django.db import DataError, IntegrityError, connection, transaction
+from django.db import DataError, IntegrityError, connection, models, transaction
 
 import catalog.services
 import iam.services
 from catalog.models import PriceTier, price_at
 from common import redis
-from metering import events
+from metering import events, health
 from metering.events import Outcome, UsageEvent
-from metering.models import USAGE_KEY, CallRecord, DeadEvent, DrainPosition, Usage, UsageHour, UsageMinute
+from metering.models import (
+    USAGE_KEY,
+    CallRecord,
+    DeadEvent,
+    DrainPosition,
+    HealthSlice,
+    HealthSum,
+    ParameterHour,
+    Usage,
+    UsageHour,
+    UsageMinute,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +45,7 @@ PRUNE_MARGIN = timedelta(hours=1)
 """Call records are kept so much longer than replays are accepted: a prune never overtakes a drain that runs beside it."""
 MAX_AHEAD = timedelta(days=1)
 MAX_DEAD_BYTES = 64 * 1024
+MAX_PARAMETERS = 64
 _UPSERT_ROWS = 500
 _MAX_TOKENS = 10**12
 _MAX_ID = 2**63 - 1
@@ -43,6 +55,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _SUMS = ("calls", "succeeded", "limited", "rejected", "failed", "cancelled",
          "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")  # fmt: skip
 _Key = tuple[str, datetime, int, str, int, int]
+_SliceKey = tuple[int, datetime, int, int]
 
 Checkpoint = Callable[[str], None]
 """Called with the name of each step that was just done: where a test lets the drain die."""
@@ -90,6 +103,37 @@ class _Batch:
     last_id: str
     now: datetime
     checkpoint: Checkpoint
+
+
+@dataclass(slots=True)
+class _Total:
+    """What a batch adds to a row of `HealthSum`."""
+
+    at: datetime
+    counts: list[int] = field(default_factory=lambda: [0, 0, 0])
+    first_token: dict[int, int] = field(default_factory=dict)
+    duration: dict[int, int] = field(default_factory=dict)
+
+    def count(self, event: UsageEvent, kind: int, at: datetime) -> None:
+        self.at = max(self.at, at)
+        self.counts[0] += 1
+        if kind:
+            self.counts[kind] += 1
+            return
+        # How fast a server fails says nothing of how fast it answers.
+        for buckets, milliseconds in ((self.first_token, event.first_token_ms), (self.duration, event.duration_ms)):
+            if milliseconds is not None:
+                index = health.bucket(milliseconds)
+                buckets[index] = buckets.get(index, 0) + 1
+
+    def add_to(self, row: HealthSum) -> None:
+        row.at = max(row.at, self.at)
+        row.calls += self.counts[0]
+        row.errors += self.counts[1]
+        row.rejections += self.counts[2]
+        for column, buckets in ((row.first_token, self.first_token), (row.duration, self.duration)):
+            for index, count in buckets.items():
+                column[str(index)] = column.get(str(index), 0) + count
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +263,7 @@ def _checked(event: UsageEvent, *, now: datetime) -> UsageEvent:
     for name in ("version_id", "key_id", "server_id", "deployment_id", "switch_id"):
         if not 0 <= (getattr(event, name) or 0) <= _MAX_ID:
             raise _Invalid(f"{name} is {getattr(event, name)}")
-    if not -_MAX_INT <= (event.rung or 0) <= _MAX_INT or not 0 <= event.status <= 999:
+    if not 0 <= (event.rung or 0) <= _MAX_INT or not 0 <= event.status <= 999:
         raise _Invalid(f"rung is {event.rung}, status is {event.status}")
     if not 0 <= event.at <= (now + MAX_AHEAD - _EPOCH) // _MILLISECOND:
         raise _Invalid(f"at is {event.at}, which has not come yet")
@@ -292,6 +336,9 @@ def _write(batch: _Batch, entries: Sequence[_Entry], dead: Sequence[_Dead]) -> _
         for model, floor in ((UsageMinute, _minute), (UsageHour, _hour)):
             _add(model, _sums(counted, prices, floor))
         batch.checkpoint("sums")
+        _add_health(counted)
+        _add_parameters(counted)
+        batch.checkpoint("health")
         _bury(batch, refused)
         position.last_id = batch.last_id
         position.drained_at = batch.now
@@ -406,29 +453,127 @@ def _sums(
 
 
 def _add(model: type[Usage], sums: dict[_Key, tuple[str, list[int]]]) -> None:
-    """Add to the rows of a table, or make them; sorted, so that two drains never wait for each other crosswise."""
-    table = model._meta.db_table  # noqa: SLF001 - documented by Django
-    columns = [*USAGE_KEY, "project_id", *_SUMS]
-    added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in _SUMS)
-    rows: list[list[Any]] = [
-        [endpoint_id, connection.ops.adapt_datetimefield_value(at), *rest, project_id, *values]
-        for (endpoint_id, at, *rest), (project_id, values) in sorted(sums.items())
+    """Add to the rows of `Usage`, or make them."""
+    types = ["varchar", "timestamptz", "bigint", "varchar", "bigint", "bigint", "varchar"]
+    rows = [[*key, project_id, *values] for key, (project_id, values) in sorted(sums.items())]
+    _upsert(model, key=USAGE_KEY, carried=["project_id"], types=types, added=_SUMS, rows=rows)
+
+
+def _add_health(counted: Sequence[UsageEvent]) -> None:
+    """Add the calls that belong to a version switch to its slices and sums."""
+    slices: dict[_SliceKey, tuple[str, list[int]]] = {}
+    totals: dict[tuple[int, int, int], _Total] = {}
+    for event in counted:
+        kind = _health_of(event)
+        if kind is None or not event.switch_id or event.rung is None or not event.version_id:
+            continue
+        at = _at(event)
+        ten = at.replace(second=at.second - at.second % health.SLICE_SECONDS, microsecond=0)
+        _endpoint, row = slices.setdefault(
+            (event.switch_id, ten, event.version_id, event.rung), (event.endpoint_id, [0, 0, 0])
+        )
+        row[0] += 1
+        if kind:
+            row[kind] += 1
+        for rung in (event.rung, health.WHOLE):
+            totals.setdefault((event.switch_id, rung, event.version_id), _Total(at)).count(event, kind, at)
+    if slices:
+        rows = [[*key, endpoint_id, *values] for key, (endpoint_id, values) in sorted(slices.items())]
+        _upsert(
+            HealthSlice, key=["switch_id", "at", "version_id", "rung"], carried=["endpoint_id"],
+            types=["bigint", "timestamptz", "bigint", "integer", "varchar"], added=("calls", "errors", "rejections"),
+            rows=rows,
+        )  # fmt: skip
+        _add_totals(totals)
+
+
+def _health_of(event: UsageEvent) -> int | None:
+    """What a call says of the side that answered it: 0 well, 1 error, 2 rejection; None: nothing."""
+    match event.outcome:
+        case Outcome.SUCCESS:
+            return 0
+        case Outcome.CUT:
+            return 1
+        case Outcome.UPSTREAM_ERROR:
+            return 1 if event.status >= 500 else 2
+        case _:
+            return None
+
+
+def _add_totals(totals: dict[tuple[int, int, int], _Total]) -> None:
+    """Merge into `HealthSum`: the rows are made empty first and then locked in one order, so that no drain is lost."""
+    keys = sorted(totals)
+    HealthSum.objects.bulk_create(
+        [
+            HealthSum(switch_id=switch_id, rung=rung, version_id=version_id, at=totals[switch_id, rung, version_id].at)
+            for switch_id, rung, version_id in keys
+        ],
+        ignore_conflicts=True,
+        batch_size=_UPSERT_ROWS,
+    )
+    locked = (
+        HealthSum.objects.select_for_update()
+        .filter(switch_id__in={key[0] for key in keys}, rung__in={key[1] for key in keys})
+        .order_by("switch_id", "rung", "version_id")
+    )
+    rows = []
+    for row in locked:
+        total = totals.get((row.switch_id, row.rung, row.version_id))
+        if total is not None:
+            total.add_to(row)
+            rows.append(row)
+    HealthSum.objects.bulk_update(
+        rows, ["at", "calls", "errors", "rejections", "first_token", "duration"], batch_size=100
+    )
+
+
+def _add_parameters(counted: Sequence[UsageEvent]) -> None:
+    """Count which parameters callers name, per endpoint and hour."""
+    used: dict[tuple[str, datetime, str], int] = {}
+    for event in counted:
+        hour = _hour(_at(event))
+        for name in dict.fromkeys(event.parameters[:MAX_PARAMETERS]):
+            parameter = _text(name, 64)
+            if parameter:
+                key = (event.endpoint_id, hour, parameter)
+                used[key] = used.get(key, 0) + 1
+    _upsert(
+        ParameterHour, key=["endpoint_id", "at", "parameter"], carried=[], types=["varchar", "timestamptz", "varchar"],
+        added=("calls",), rows=[[*key, calls] for key, calls in sorted(used.items())],
+    )  # fmt: skip
+
+
+def _upsert(
+    model: type[models.Model],
+    *,
+    key: Sequence[str],
+    carried: Sequence[str],
+    types: Sequence[str],
+    added: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+) -> None:
+    """Add `added` to the rows of a table, or make them. `rows` hold key, carried and added values, sorted by key, so that
+    two drains never wait for each other crosswise; `types` are PostgreSQL's for key and carried."""
+    table = model._meta.db_table
+    columns = [*key, *carried, *added]
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in added)
+    all_types = [*types, *["bigint"] * len(added)]
+    adapted = [
+        [connection.ops.adapt_datetimefield_value(v) if isinstance(v, datetime) else v for v in row] for row in rows
     ]
     with connection.cursor() as cursor:
-        for start in range(0, len(rows), _UPSERT_ROWS):
-            chunk = rows[start : start + _UPSERT_ROWS]
-            source, parameters = _source(chunk)
+        for start in range(0, len(adapted), _UPSERT_ROWS):
+            source, parameters = _source(adapted[start : start + _UPSERT_ROWS], all_types)
             cursor.execute(
                 f"INSERT INTO {table} ({', '.join(columns)}) {source} "
-                f"ON CONFLICT ({', '.join(USAGE_KEY)}) DO UPDATE SET {added}",
+                f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}",
                 parameters,
             )
 
 
-def _source(rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+def _source(rows: Sequence[Sequence[Any]], types: Sequence[str]) -> tuple[str, list[Any]]:
     """The rows as the source of an INSERT. Arrays where there are any: a placeholder per value takes three times as long."""
     if connection.vendor == "postgresql":
-        types = ["varchar", "timestamptz", "bigint", "varchar", "bigint", "bigint", "varchar", *["bigint"] * len(_SUMS)]
         arrays = ", ".join(f"%s::{name}[]" for name in types)
         return (
             f"SELECT * FROM unnest({arrays})",  # noqa: S608 - our own names of types

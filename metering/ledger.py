@@ -15,7 +15,7 @@ from typing import Any
 from django.db.models import BigIntegerField, Case, F, Max, Q, QuerySet, Sum, Value, When
 
 from catalog.models import PriceTier
-from metering.models import CallRecord, UsageHour, UsageMinute
+from metering.models import CallRecord, ParameterHour, UsageHour, UsageMinute
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -196,6 +196,17 @@ def callers(endpoint_id: str, *, since: datetime, now: datetime) -> list[Caller]
         .order_by("-count", "key_id")
     )
     return [Caller(key_id=key_id, calls=count, last_at=last_at) for key_id, count, last_at in rows]
+
+
+def parameters_used(endpoint_id: str, *, since: datetime, now: datetime) -> dict[str, int]:
+    """{parameter: calls that named it} from the hour of `since` on, the most used first; one query."""
+    rows = (
+        ParameterHour.objects.filter(endpoint_id=endpoint_id, at__gte=floor_hour(since), at__lte=now)
+        .values_list("parameter")
+        .annotate(count=Sum("calls"))
+        .order_by("-count", "parameter")
+    )
+    return dict(rows)
 
 
 def pressure(limits: Mapping[str, tuple[int, int]], *, now: datetime) -> dict[str, Pressure]:

@@ -1,4 +1,8 @@
-"""What the ledger forgets: single calls after CALL_RECORD_DAYS, minutes after ten weeks. Hours are kept."""
+"""What the ledger forgets: single calls after CALL_RECORD_DAYS, minutes after ten weeks. Hours are kept.
+
+Of version switches: the chart's slices after eight days (a switch lasts seven at most), the sums per rung after a
+quarter of silence. Parameters are asked of the last seven days.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,13 @@ from django.db import models
 
 from common import redis
 from metering import drain
-from metering.models import CallRecord, DeadEvent, UsageMinute
+from metering.models import CallRecord, DeadEvent, HealthSlice, HealthSum, ParameterHour, UsageMinute
 
 MINUTE_DAYS = 70
 """Last month's cost in a zone off the hour needs minutes from up to 62 days ago."""
+SLICE_DAYS = 8
+HEALTH_DAYS = 90
+PARAMETER_DAYS = 9
 CHUNK = 5_000
 MAX_CHUNKS = 200
 
@@ -28,6 +35,9 @@ def prune(*, now: datetime) -> int:
     removed = _remove(CallRecord, calls_until)
     removed += _remove(DeadEvent, calls_until)
     removed += _remove(UsageMinute, now - timedelta(days=MINUTE_DAYS))
+    removed += _remove(HealthSlice, now - timedelta(days=SLICE_DAYS))
+    removed += _remove(HealthSum, now - timedelta(days=HEALTH_DAYS))
+    removed += _remove(ParameterHour, now - timedelta(days=PARAMETER_DAYS))
     with contextlib.suppress(redis.Error):  # away: an orphan of the stream waits for the next hour
         drain.discover()
         drain.forget_finished(now=now)
@@ -35,7 +45,7 @@ def prune(*, now: datetime) -> int:
 
 
 def _remove(model: type[models.Model], until: datetime) -> int:
-    rows: Any = model._default_manager  # noqa: SLF001 - documented by Django
+    rows: Any = model._default_manager
     removed = 0
     for _chunk in range(MAX_CHUNKS):
         ids = list(rows.filter(at__lt=until).order_by("at").values_list("pk", flat=True)[:CHUNK])
