@@ -21,7 +21,8 @@ from gateway.upstream import Origin
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
+"""Half of the second within which a change is obeyed: what is left is for the reads, also when nobody wakes us."""
 WINDOW_SECONDS = 30.0
 """How long a `RouteChange` with a lower id may still appear: PostgreSQL commits ids out of order."""
 LOOKUP_SECONDS = 3.0

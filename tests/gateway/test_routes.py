@@ -16,6 +16,7 @@ from gateway.routes import (
     CIRCUIT_FAILURES,
     CIRCUIT_SECONDS,
     NEGATIVE_SECONDS,
+    POLL_SECONDS,
     WINDOW_SECONDS,
     Change,
     Circuit,
@@ -26,6 +27,7 @@ from gateway.routes import (
     RouteTable,
     ServerRoute,
     SourceAway,
+    SwitchRoute,
     VersionRoute,
 )
 from gateway.upstream import Origin
@@ -62,10 +64,11 @@ class FakeSource:
         self.reads: list[str] = []
         self.is_away = False
         self.gate: threading.Event | None = None
+        self.gated = ""
 
     def _read(self, what: str) -> None:
         self.reads.append(what)
-        if self.gate is not None:
+        if self.gate is not None and self.gated in ("", what):
             self.gate.wait(5)
         if self.is_away:
             raise SourceAway("away")
@@ -327,3 +330,42 @@ def test_the_circuit_opens_after_failures_in_a_row_and_closes_by_time_or_success
     assert circuit.is_open(1)
     circuit.worked(1)
     assert not circuit.is_open(1)
+
+
+def test_a_wake_up_during_a_read_is_not_lost() -> None:
+    async def scenario(world: World) -> None:
+        await world.load()
+        world.change(1, "endpoint", "ep-1")
+        world.source.gate, world.source.gated = threading.Event(), "endpoints"
+        world.source.reads.clear()
+        following = asyncio.ensure_future(world.table.run())
+        while "endpoints" not in world.source.reads:
+            await asyncio.sleep(0.001)
+        # What this turn reads is settled; another change is announced.
+        world.source.rows["ep-1"] = endpoint("ep-1", status="Stopped")
+        world.change(2, "endpoint", "ep-1")
+        world.table.wake()
+        woken_at = asyncio.get_running_loop().time()
+        world.source.gate.set()
+        while 2 not in world.table._seen:
+            await asyncio.sleep(0.001)
+        assert asyncio.get_running_loop().time() - woken_at < POLL_SECONDS / 2
+        following.cancel()
+
+    run(scenario)
+
+
+def test_an_endpoint_that_is_switched_to_an_unknown_version_reads_the_catalogue_first() -> None:
+    async def scenario(world: World) -> None:
+        await world.load()
+        world.source.known_versions = [version(1, server(1)), version(2, server(1))]
+        world.source.rows["ep-1"] = endpoint("ep-1", switch=SwitchRoute(7, 1, 5, 2))
+        world.change(1, "endpoint", "ep-1")
+        await world.tick()
+        assert world.table.version(2) is not None
+        world.source.known_versions.append(version(3, server(1)))
+        world.source.rows["ep-2"] = endpoint("ep-2", switch=SwitchRoute(8, 1, 5, 3))
+        assert await world.table.find_endpoint("ep-2") is not None
+        assert world.table.version(3) is not None
+
+    run(scenario)

@@ -13,8 +13,8 @@ from pytest_django.fixtures import DjangoAssertNumQueries
 from catalog.models import ModelServer
 from common import routing
 from common.models import RouteChange
-from endpoints.models import Endpoint, Status
-from gateway.routes import NotServed
+from endpoints.models import Endpoint, Status, VersionSwitch
+from gateway.routes import NotServed, SwitchRoute
 from gateway.source import DjangoSource
 from gateway.upstream import Origin
 from iam.models import KeyScope
@@ -123,3 +123,28 @@ def test_changes_are_read_in_order_after_a_position() -> None:
     found = DjangoSource().changes(last - 2)
     assert [(change.kind, change.object_id) for change in found] == [("endpoint", "ep-2"), ("key", "7")]
     assert DjangoSource().changes(last) == []
+
+
+@pytest.mark.parametrize("state", list(VersionSwitch.State))
+def test_an_endpoint_comes_with_its_open_switch_in_the_same_query(
+    state: VersionSwitch.State, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    one, other = builders.endpoint(), builders.endpoint()
+    target = builders.model_version(servers=[builders.model_server()])
+    weight = {"completed": 100, "rolled_back": 0, "cancelled": 0}.get(state, 30)
+
+    def switch(state: VersionSwitch.State, weight: int) -> VersionSwitch:
+        return VersionSwitch.objects.create(
+            endpoint=one, source=one.version, target=target, state=state, weight=weight, soak=4,
+            ladder=[{"weight": 100, "hold_seconds": 60}], ticked_at=NOW, check_at=NOW, created_at=NOW,
+        )  # fmt: skip
+
+    switch(VersionSwitch.State.ROLLED_BACK, 0)
+    row = switch(state, weight)
+    with django_assert_num_queries(1):
+        found = {route.id: route for route in DjangoSource().endpoints(None)}
+    assert found[other.pk].switch is None
+    wanted = SwitchRoute(row.pk, 4, weight, target.pk) if row.is_open else None
+    assert found[one.pk].switch == wanted
+    assert DjangoSource().endpoints([one.pk]) == [found[one.pk]]
+    assert found[one.pk].version_id == one.version_id
