@@ -26,6 +26,7 @@ class Tick:
 TICKS = (
     Tick("metering.drain", 1),
     Tick("endpoints.converge", 2),
+    Tick("endpoints.switches", 2),
     Tick("catalog.probe_due", 2),
     Tick("gateway.reap", 3),
     Tick("metering.prune", 3600, queue="slow"),
@@ -43,6 +44,7 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
 ROUTES: dict[str, dict[str, str]] = {
     **{tick.name: {"queue": tick.queue} for tick in TICKS},
     "catalog.probe_server": {"queue": "slow"},
+    "endpoints.warm_switch": {"queue": "slow"},
 }
 """Where tasks wait, also when something else than beat sends them; the others go to `ticks`."""
 

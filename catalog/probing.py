@@ -196,6 +196,17 @@ class ModelServerClient:
                 return Capability.NO if _REFUSAL.search(text) else Capability.YES
         return Capability.UNKNOWN
 
+    def warm(self, model: str, *, is_embedding: bool = False) -> int:
+        """One paid call of one token, so that the model is loaded before people wait for it; the milliseconds it took."""
+        if is_embedding:
+            answer = self._ask("POST", "/embeddings", {"model": model, "input": "ping"})
+        else:
+            messages = [{"role": "user", "content": "ping"}]
+            answer = self._ask("POST", "/chat/completions", {"model": model, "messages": messages, "max_tokens": 1})
+        if trouble := _trouble_of(answer.status):
+            raise ProbeFailed(trouble, self._told(answer))
+        return answer.milliseconds
+
     def _stream_options_paid(self, model: str) -> tuple[Capability, str]:
         try:
             answer = self._ask("POST", "/chat/completions", _chat(model, stream_options={"include_usage": True}))

@@ -179,7 +179,7 @@ class VersionSwitchQuerySet(models.QuerySet["VersionSwitch"]):
 class VersionSwitch(models.Model):
     """The traffic of one endpoint on its way from one version to another, and the plan that it follows.
 
-    Only `endpoints.switch_services` and `endpoints.switch_tick` write it, through the one door `_move`.
+    It moves through `endpoints.switch_moves` only.
     """
 
     class State(models.TextChoices):
@@ -230,6 +230,7 @@ class VersionSwitch(models.Model):
     return_hold_seconds = models.PositiveIntegerField(null=True, blank=True)
     warm = models.CharField(max_length=8, choices=Warm, default=Warm.NONE)
     warm_detail = models.CharField(max_length=255, blank=True, help_text="what the server said, untranslated")
+    warm_asked_at = models.DateTimeField(null=True, blank=True, help_text="when the call was last handed to a worker")
     verdict = models.CharField(max_length=32, blank=True, help_text="code of endpoints.switching.Code")
     verdict_figures = models.JSONField(default=dict, blank=True)
     reason = models.CharField(max_length=500, blank=True)

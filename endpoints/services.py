@@ -15,9 +15,12 @@ from catalog.models import ModelVersion
 from common import ids, routing
 from common.errors import Conflict, DomainError
 from common.models import RouteChange
-from endpoints import convergence, lifecycle, tasks
+from endpoints import convergence, lifecycle, switch_moves, tasks
 from endpoints.lifecycle import Reason
-from endpoints.models import TAG_KEY, TAG_VALUE, Desired, Endpoint, Kind, Status
+from endpoints.models import TAG_KEY, TAG_VALUE, Desired, Endpoint, Kind, Status, SwitchEvent, VersionSwitch
+from endpoints.switch_moves import Step
+from endpoints.switching import Code
+from endpoints.switching import State as SwitchState
 from iam.actors import SYSTEM, Actor
 from iam.models import Project
 
@@ -108,6 +111,7 @@ def edit(
         changed = {field: value for field, value in values.items() if getattr(stored, field) != value}
         if changed:
             noted.changed(**{field: (getattr(stored, field), value) for field, value in changed.items()})
+            _note_limits(stored, changed, by=by, now=now)
             _save_edit(stored, changed, now=now)
     return stored
 
@@ -157,6 +161,10 @@ def delete(*, endpoint: Endpoint, confirm_name: str, by: Actor, now: datetime) -
             raise DomainError(_("This is not the name of the endpoint."), field="confirm_name")
         Endpoint.objects.alive().filter(pk=stored.pk).update(deleted_at=now, updated_at=now)
         noted.changed(deleted=(False, True))
+        if switch := _open_switch(stored):
+            code = Code.ENDPOINT_DELETED
+            step = Step(SwitchState.ROLLED_BACK, -1, SwitchEvent.Kind.ROLLED_BACK, code=code)
+            switch_moves.move(switch=switch, step=step, by=by, now=now)
         routing.announce(kind=RouteChange.Kind.ENDPOINT, object_ids=[stored.pk], now=now)
     endpoint.deleted_at = now
 
@@ -250,6 +258,26 @@ def _save_edit(stored: Endpoint, changed: Mapping[str, Any], *, now: datetime) -
     for field, value in values.items():
         setattr(stored, field, value)
     routing.announce(kind=RouteChange.Kind.ENDPOINT, object_ids=[stored.pk], now=now)
+
+
+def _open_switch(endpoint: Endpoint) -> VersionSwitch | None:
+    """The open switch of a locked endpoint, locked."""
+    return VersionSwitch.objects.open().select_for_update(no_key=True).filter(endpoint=endpoint).first()
+
+
+def _note_limits(stored: Endpoint, changed: Mapping[str, Any], *, by: Actor, now: datetime) -> None:
+    """Limits belong to the endpoint and not to a version: an open switch goes on, and its log says what changed."""
+    if not {"rpm", "tpm"} & set(changed):
+        return
+    if switch := _open_switch(stored):
+        figures = {
+            "name": by.name,
+            "old_rpm": stored.rpm,
+            "old_tpm": stored.tpm,
+            "rpm": changed.get("rpm", stored.rpm),
+            "tpm": changed.get("tpm", stored.tpm),
+        }
+        switch_moves.note(switch=switch, code=Code.LIMITS_CHANGED, figures=figures, by=by, now=now)
 
 
 def _changed_by_others(stored: Endpoint, revision: int, values: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from common import redis
-from endpoints import convergence
+from endpoints import convergence, switch_tick
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,19 @@ circuit = Circuit()
 def converge() -> None:
     """Make the status of endpoints follow what people want and what their model servers do."""
     convergence.converge(now=timezone.now())
+
+
+@shared_task(name="endpoints.switches")
+def switches() -> None:
+    """Look at the version switches whose turn has come, and move those that may move."""
+    for switch_id in switch_tick.tick(now=timezone.now()).to_warm:
+        warm_switch.apply_async((switch_id,), expires=30)
+
+
+@shared_task(name="endpoints.warm_switch", expires=30)
+def warm_switch(switch_id: int) -> None:
+    """Make the one-token call that a switch waits for."""
+    switch_tick.warm(switch_id=switch_id, now=timezone.now())
 
 
 def nudge() -> None:

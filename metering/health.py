@@ -10,9 +10,10 @@ import bisect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import redis as redis_client
-from django.db.models import Q, Sum
+from django.db.models import Sum
 from django.db.models.functions import TruncHour, TruncMinute
 
 from common import redis
@@ -165,13 +166,13 @@ def is_late(now: datetime) -> bool:
 
     One query, one question to Redis.
     """
-    beat = TickHeartbeat.objects.filter(Q(name="metering.drain")).values_list("at", flat=True).first()
+    beat = TickHeartbeat.objects.filter(name="metering.drain").values_list("at", flat=True).first()
     # A heartbeat that lies ahead was written before the clock went back, and says nothing.
     if beat is None or abs(now - beat) > FRESH:
         return True
     try:
         client = redis.client()
-        generation = client.get(events.GENERATION_KEY)
+        generation: Any = client.get(events.GENERATION_KEY)
         if not generation:
             return False  # no gateway has said anything yet
         return _is_behind(client, events.STREAM_PREFIX + generation.decode(errors="replace"))
@@ -181,12 +182,12 @@ def is_late(now: datetime) -> bool:
 
 def _is_behind(client: redis_client.Redis, stream: str) -> bool:
     """Whether the oldest entry has been waiting for longer than `FRESH`, by Redis's own clock."""
-    oldest = client.xrange(stream, count=1)
+    oldest: Any = client.xrange(stream, count=1)
     if not oldest:
         return False
-    seconds, _microseconds = client.time()
+    clock: Any = client.time()
     written_at = int(oldest[0][0].split(b"-")[0]) / 1000
-    return bool(seconds - written_at > FRESH.total_seconds())
+    return bool(clock[0] - written_at > FRESH.total_seconds())
 
 
 def _sums(row: HealthSum) -> Sums:

@@ -63,6 +63,20 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """The calls of a span that one price was asked for; with what they used."""
+
+    calls: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+    @property
+    def mean_input_tokens(self) -> int:
+        return self.input_tokens // max(self.calls, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Pressure:
     """How much of the limits the last 60 seconds used; `limited` calls were refused by them."""
 
@@ -285,6 +299,32 @@ def summary(endpoint_id: str, *, since: datetime, now: datetime) -> Summary:
         for name in names:
             totals[name] += row[name] or 0
     return Summary(**totals)
+
+
+def volume(endpoint_id: str, *, since: datetime, now: datetime) -> list[Volume]:
+    """What the endpoint's calls used from the minute of `since` to now, one row per price they had; one query."""
+    bounds = [floor_minute(since), floor_minute(now) + MINUTE]
+    names = ["succeeded", "cancelled", "input_tokens", "cached_tokens", "output_tokens"]
+    return [
+        Volume(
+            calls=row["succeeded"] + row["cancelled"],
+            input_tokens=row["input_tokens"],
+            cached_tokens=row["cached_tokens"],
+            output_tokens=row["output_tokens"],
+        )
+        for row in _summed_again(_between(bounds, endpoint_id, group=["price_id"], sums=names), names)
+        if row["input_tokens"] or row["output_tokens"]
+    ]
+
+
+def _summed_again(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, int]]:
+    """Hours and minutes come apart: one row per price again."""
+    found: dict[int, dict[str, int]] = {}
+    for row in rows:
+        total = found.setdefault(row["price_id"], dict.fromkeys(names, 0))
+        for name in names:
+            total[name] += row[name] or 0
+    return list(found.values())
 
 
 def _start_of(day: date, tz: tzinfo) -> datetime:

@@ -10,12 +10,12 @@ from typing import Any
 
 from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersion, PriceTier
 from endpoints.lifecycle import Reason
-from endpoints.models import Desired, Endpoint, Kind, Status
+from endpoints.models import Desired, Endpoint, Kind, Status, VersionSwitch
 from iam.actors import Actor
 from iam.models import ApiKey, Attachment, Policy, Project, User
 from iam.policies import BUILT_IN
 from metering.events import Outcome, UsageEvent
-from metering.models import CallRecord
+from metering.models import CallRecord, HealthSum
 
 NOW = datetime(2026, 4, 21, 10, 0, 49, tzinfo=UTC)
 _numbers = itertools.count(1)
@@ -127,6 +127,24 @@ def endpoint(**values: Any) -> Endpoint:
     return row
 
 
+def version_switch(**values: Any) -> VersionSwitch:
+    """A switch on the second of four rungs (10, 40, 70, 100 %, 60 s each), without gates; both sides run and are probed.
+
+    Its endpoint serves the source; `endpoint`, `target` and any column may be given.
+    """
+    now = values.get("created_at", NOW)
+    served = values.pop("endpoint", None) or endpoint()
+    target = values.pop("target", None) or model_version(servers=[model_server(probed_at=now)])
+    ladder = [{"weight": weight, "hold_seconds": 60} for weight in (10, 40, 70, 100)]
+    values = {
+        "endpoint": served, "source": served.version, "target": target, "state": "climbing", "ladder": ladder,
+        "rung": 1, "soak": 2, "moves": 2, "ticked_at": now, "check_at": now, "created_at": now, **values,
+    }  # fmt: skip
+    rung = values["rung"]
+    values.setdefault("weight", values["ladder"][rung]["weight"] if rung >= 0 else 0)
+    return VersionSwitch.objects.create(**values)
+
+
 # --- metering
 def call_record(**values: Any) -> CallRecord:
     number = next(_numbers)
@@ -147,3 +165,12 @@ def usage_event(**values: Any) -> UsageEvent:
         "output_tokens": 5, **values,
     }  # fmt: skip
     return UsageEvent(**values)
+
+
+def health_sum(switch: VersionSwitch, *, side: str = "target", rung: int | None = None, **values: Any) -> HealthSum:
+    """What the drain summed up of one side of a switch: in its present soak, or in `rung` (-1: the whole switch)."""
+    version = switch.target_id if side == "target" else switch.source_id
+    return HealthSum.objects.create(**{
+        "switch_id": switch.pk, "version_id": version, "rung": switch.soak if rung is None else rung, "at": NOW,
+        "calls": 100, **values,
+    })  # fmt: skip
