@@ -240,7 +240,10 @@ USE_TZ = True
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS: list[Any] = [BASE_DIR / "static"]
-for _prefix, _folder in {"vendor/tabler": "node_modules/@tabler/core/dist"}.items():
+for _prefix, _folder in {
+    "vendor/tabler": "node_modules/@tabler/core/dist",
+    "vendor/uplot": "node_modules/uplot/dist",
+}.items():
     if (BASE_DIR / _folder).is_dir():
         STATICFILES_DIRS.append((_prefix, BASE_DIR / _folder))
 STORAGES = {
