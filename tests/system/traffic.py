@@ -5,6 +5,7 @@ The accounts: what callers saw, what the demo model server counted, what the led
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -25,7 +26,10 @@ DEMO_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning
 
 @dataclass(frozen=True)
 class Seen:
-    """One call as its caller saw it. `status` is 0 without an answer; `began_at` is monotonic seconds."""
+    """One call as its caller saw it. `status` is 0 without an answer; `began_at` is monotonic seconds.
+
+    `model` is what the answer says of itself; of a stream whose frames disagree, all names.
+    """
 
     began_at: float
     call_id: str = ""
@@ -34,6 +38,8 @@ class Seen:
     is_complete: bool = False
     tokens: tuple[int, ...] = ()
     error: str = ""
+    user: str = ""
+    model: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -42,20 +48,23 @@ class Seen:
 
 @dataclass
 class Traffic:
-    """Callers that call one endpoint after the other until the `with` block ends, half of them streaming."""
+    """Callers that call one endpoint after the other until the `with` block ends, half of them streaming.
+
+    With `has_users` each call is that of another user, and so another conversation.
+    """
 
     url: str
     api_key: str
     endpoint_id: str
     callers: int = 6
     output_tokens: int = 25
+    has_users: bool = False
     seen: list[Seen] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._is_over = threading.Event()
         self._threads = [
-            threading.Thread(target=self._call_on, args=(number % 2 == 0,), daemon=True)
-            for number in range(self.callers)
+            threading.Thread(target=self._call_on, args=(number,), daemon=True) for number in range(self.callers)
         ]
         for thread in self._threads:
             thread.start()
@@ -81,18 +90,24 @@ class Traffic:
         """Calls that began at or after a monotonic moment and were not answered in full."""
         return [each for each in self.seen if each.began_at >= moment and not each.is_good]
 
-    def _call_on(self, is_stream: bool) -> None:
+    def _call_on(self, number: int) -> None:
+        calls = itertools.count()
         # A connection of its own for each call: a kept one belongs to a gateway worker that may be dead by now.
         limits = httpx.Limits(max_keepalive_connections=0)
         with httpx.Client(limits=limits, timeout=20, trust_env=False) as client:
             while not self._is_over.is_set():
-                seen = call(client, self.url, self.api_key, self.endpoint_id, self.output_tokens, is_stream=is_stream)
+                user = f"caller {number} call {next(calls)}" if self.has_users else ""
+                seen = call(
+                    client, self.url, self.api_key, self.endpoint_id, self.output_tokens, is_stream=number % 2 == 0, user=user
+                )  # fmt: skip
                 self.seen.append(seen)
                 if not seen.is_good:
                     self._is_over.wait(0.05)
 
 
-def call(client: httpx.Client, url: str, key: str, endpoint_id: str, output_tokens: int, *, is_stream: bool) -> Seen:
+def call(
+    client: httpx.Client, url: str, key: str, endpoint_id: str, output_tokens: int, *, is_stream: bool, user: str = ""
+) -> Seen:
     """Make one call. Never raises for what the other side does."""
     began_at = time.monotonic()
     body: dict[str, Any] = {
@@ -100,6 +115,9 @@ def call(client: httpx.Client, url: str, key: str, endpoint_id: str, output_toke
         "messages": [{"role": "user", "content": f"{output_tokens} tokens, please"}],
         "stream": is_stream,
     }
+    if user:
+        body["user"] = user
+    models: set[str] = set()
     if is_stream:
         body["stream_options"] = {"include_usage": True}
     call_id, status, usage, is_done, code = "", 0, None, False, ""
@@ -112,6 +130,7 @@ def call(client: httpx.Client, url: str, key: str, endpoint_id: str, output_toke
                 found = json.loads(answer.read())
                 usage, is_done = found.get("usage"), "choices" in found
                 code = (found.get("error") or {}).get("code", "")
+                models.add(found.get("model", ""))
             else:
                 for line in answer.iter_lines():
                     if line == "data: [DONE]":
@@ -120,9 +139,11 @@ def call(client: httpx.Client, url: str, key: str, endpoint_id: str, output_toke
                         frame = json.loads(line[6:])
                         usage = frame.get("usage") or usage
                         code = (frame.get("error") or {}).get("code", code)
+                        models.add(frame.get("model", ""))
     except (httpx.HTTPError, ValueError) as error:
-        return Seen(began_at, call_id, status, code, error=repr(error))
-    return Seen(began_at, call_id, status, code, is_done and usage is not None, _tokens(usage))
+        return Seen(began_at, call_id, status, code, error=repr(error), user=user)
+    is_complete = is_done and usage is not None
+    return Seen(began_at, call_id, status, code, is_complete, _tokens(usage), user=user, model=" ".join(sorted(models)))
 
 
 def _tokens(usage: dict[str, Any] | None) -> tuple[int, ...]:
