@@ -55,9 +55,10 @@ django:
 sentences:
 	$(PY) tools/messages.py --check
 
-bench: setup-dev  ## the gateway against nginx, in one interleaved run
+bench: setup-dev  ## the gateway against nginx, in one interleaved run; then what a version switch costs and how fast it goes back
 	@tools/debian.sh
 	$(PY) -m bench.run
+	$(PY) -m bench.switches
 
 messages:  ## collect every sentence of code and templates into locale/
 	$(PY) tools/messages.py
