@@ -56,8 +56,9 @@ def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServ
 
 @pytest.fixture(scope="module")
 def made(stack: Stack, model_server: ModelServer) -> Made:
-    """An endpoint on that server alone."""
-    return arrange(stack, Order("away", f"{model_server.url}/v1", [Wanted("chat", "demo-fast", rpm=100_000)]))
+    """Endpoints on that server alone, each of a version of its own."""
+    wanted = [Wanted("chat", "demo-fast", rpm=100_000), Wanted("two", "demo-fast-2", rpm=100_000)]
+    return arrange(stack, Order("away", f"{model_server.url}/v1", wanted))
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def test_with_its_only_model_server_dead_an_endpoint_turns_abnormal_says_why_and
         model_server.kill()
         try:
             stack.wait_until(lambda: status(books) == "Abnormal", seconds=60, what="the endpoint is abnormal")
-            page = browser.get(f"/endpoints/{traffic.endpoint_id}/").raise_for_status().text
+            page = browser.get(f"/endpoints/{traffic.endpoint_id}").raise_for_status().text
             assert "Abnormal" in page
             dead_at = time.monotonic()
             stack.wait_until(lambda: len(traffic.bad_since(dead_at)) > 2, what="calls during the outage")
@@ -119,30 +120,31 @@ def test_with_its_only_model_server_dead_an_endpoint_turns_abnormal_says_why_and
         traffic.wait_for_more(10)
 
     refused = [each for each in traffic.seen if not each.is_good]
-    assert {each.status for each in refused} <= {500, 502, 503}
-    assert not any(each.error for each in refused), "a caller always gets an answer in our own shape"
+    assert {each.status for each in refused} <= {200, 500, 502, 503}
+    assert all(each.code and not each.error for each in refused), "a caller always gets an answer in our own shape"
     books.must_agree(traffic.seen)
 
 
 def test_with_one_of_two_model_servers_dead_every_call_is_answered_by_the_other(
-    stack: Stack, made: Made, model_server: ModelServer, browser: httpx.Client
+    stack: Stack, made: Made, model_server: ModelServer
 ) -> None:
     second = """
 from django.utils import timezone
 from catalog import services
-from catalog.models import ModelServer, ModelVersion
+from catalog.models import Deployment, ModelServer, ModelVersion
 from iam.actors import SYSTEM
 now = timezone.now()
 server = ModelServer.objects.get(name="system server")
 version = ModelVersion.objects.get(endpoints__id={endpoint!r})
-services.add_deployment(version=version, server=server, upstream_model="demo-fast", by=SYSTEM, now=now)
+deployment = Deployment(version=version, server=server, upstream_model="demo-fast-2")
+services.save_deployment(deployment=deployment, by=SYSTEM, now=now)
 """
     # 'system server' is the stack's own demo server, under the endpoint of the other tests here.
-    arrange_second = second.format(endpoint=made.endpoints["chat"])
+    arrange_second = second.format(endpoint=made.endpoints["two"])
     subprocess.run(
         [sys.executable, "manage.py", "shell", "-v0", "-c", arrange_second], cwd=ROOT, env=stack.env, check=True
     )
-    traffic = Traffic(stack.gateway_url, made.api_key, made.endpoints["chat"])
+    traffic = Traffic(stack.gateway_url, made.api_key, made.endpoints["two"])
     with traffic:
         traffic.wait_for_more(20)
         model_server.kill()
