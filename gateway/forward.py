@@ -147,7 +147,7 @@ class Watch:
 
     def add(self, call: Call) -> None:
         """Watch this call when it has lasted long enough; to be called in its own task."""
-        call.task = asyncio.current_task()
+        call.task = asyncio.current_task(self._loop)  # named, since finding the running loop costs a system call
         self._young.append(call)
         if self._timer is None:
             self._timer = self._loop.call_later(WATCH_AFTER_SECONDS, self._look)
