@@ -221,6 +221,7 @@ ACCOUNT_ADAPTER = "iam.adapters.AccountAdapter"
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 # What API keys may be scoped to lives in rooms above `iam`.
 IAM_SCOPE_CATALOGUE = "arkconsole.scopes"
 CSRF_FAILURE_VIEW = "arkconsole.views.csrf_failure"

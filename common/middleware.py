@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -133,5 +133,5 @@ def _signed_out(request: HttpRequest, response: HttpResponse) -> HttpResponse | 
     target = urlsplit(response.headers["Location"])
     if not target.path.startswith("/accounts/login"):
         return None
-    here = urlsplit(request.htmx.current_url_abs_path or "/")  # type: ignore[attr-defined]
-    return HttpResponseClientRedirect(f"{target.path}?next={here.path}")
+    here = request.htmx.current_url_abs_path or "/"  # type: ignore[attr-defined]
+    return HttpResponseClientRedirect(f"{target.path}?next={quote(here)}")
