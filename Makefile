@@ -56,7 +56,7 @@ sentences:
 	$(PY) tools/messages.py --check
 
 bench: setup-dev  ## the gateway against nginx, in one interleaved run
-	@tools/debian.sh
+	@tools/debian.sh bench
 	$(PY) -m bench.run
 
 messages:  ## collect every sentence of code and templates into locale/
