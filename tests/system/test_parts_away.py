@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -112,6 +113,7 @@ def test_with_its_only_model_server_dead_an_endpoint_turns_abnormal_says_why_and
             stack.wait_until(lambda: status(books) == "Abnormal", seconds=60, what="the endpoint is abnormal")
             page = browser.get(f"/endpoints/{traffic.endpoint_id}").raise_for_status().text
             assert "Abnormal" in page
+            assert re.search(r"Model server away server is down|latest calls failed on model server away server", page)
             dead_at = time.monotonic()
             stack.wait_until(lambda: len(traffic.bad_since(dead_at)) > 2, what="calls during the outage")
         finally:
