@@ -157,9 +157,18 @@ class Gateway:
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
             return body
+        try:
+            async with asyncio.timeout(self._config.body_seconds):
+                return await self._read_rest(call, body, limit)
+        except TimeoutError:
+            raise errors.body_too_slow() from None
+
+    @staticmethod
+    async def _read_rest(call: Call, body: bytes, limit: int) -> bytes:
         parts = [body]
         size = len(body)
-        while message.get("more_body"):
+        has_more = True
+        while has_more:
             message = await call.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
@@ -168,6 +177,7 @@ class Gateway:
             size += len(part)
             if size > limit:
                 raise errors.body_too_large(limit)
+            has_more = message.get("more_body", False)
         return b"".join(parts)
 
     async def _route(self, key: KeyRoute, model: str) -> tuple[EndpointRoute, VersionRoute | None]:

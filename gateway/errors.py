@@ -153,6 +153,10 @@ def body_too_large(limit_bytes: int) -> Refusal:
     )
 
 
+def body_too_slow() -> Refusal:
+    return Refusal(408, "RequestTimeout", "BadRequest", "The request body did not arrive in time. Request ID: {id}")
+
+
 def rpm_exceeded(retry_after_seconds: int) -> Refusal:
     return Refusal(
         429,

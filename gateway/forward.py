@@ -162,6 +162,29 @@ class Watch:
             self._timer = self._loop.call_later(WATCH_EVERY_SECONDS, self._look)
 
 
+class FailureLog:
+    """Says which model servers fail, but not for each of thousands of calls: at most `LINES` lines per server and minute."""
+
+    LINES = 20
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._minute = 0
+        self._counts: dict[int, int] = {}
+
+    def failure(self, call_id: str, server_id: int, what: str) -> None:
+        minute = int(self._clock() / 60)
+        if minute != self._minute:
+            for failed, count in self._counts.items():
+                if count > self.LINES:
+                    log.warning("model server %s: %d more failures in that minute", failed, count - self.LINES)
+            self._minute = minute
+            self._counts.clear()
+        count = self._counts[server_id] = self._counts.get(server_id, 0) + 1
+        if count <= self.LINES:
+            log.warning("call %s: model server %s: %s", call_id, server_id, what)
+
+
 class Forwarder:
     """Carries calls whose endpoint is known."""
 
@@ -182,6 +205,7 @@ class Forwarder:
         self._worker = worker
         self._max_answer_bytes = max_answer_bytes
         self._loop = asyncio.get_running_loop()
+        self._log = FailureLog(self._loop.time)
         self._records: dict[tuple[str, int, int, str], str] = {}
         self.in_flight = 0
 
@@ -316,7 +340,7 @@ class Forwarder:
         elif isinstance(error, AnswerTimedOut):
             kind, refusal = "timeout", errors.answer_timed_out()
         self._metrics.upstream_errors[str(server_id), kind] += 1
-        log.warning("call %s: model server %s: %s", call.id, server_id, error)
+        self._log.failure(call.id, server_id, str(error))
         return refusal
 
     async def _error_answer(self, call: Call, server_id: int, answer: Answer) -> Refusal:
@@ -328,7 +352,7 @@ class Forwarder:
         finally:
             answer.close()
         if answer.status in _TRY_ANOTHER or answer.status >= 500:
-            log.warning("call %s: model server %s answered %s", call.id, server_id, answer.status)
+            self._log.failure(call.id, server_id, f"answered {answer.status}")
         if answer.status < 400:
             return errors.bad_answer()
         return errors.from_upstream(answer.status, data)

@@ -300,6 +300,16 @@ def test_a_body_that_came_while_the_key_was_looked_up_is_not_lost(
     assert answer.status_code == 200
 
 
+def test_a_body_that_never_ends_is_given_up(gateway: GatewayProcess) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(
+            b"POST /api/v3/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+            b"Authorization: Bearer test-key-of-the-default-project\r\n\r\n{"
+        )
+        raw.settimeout(10)
+        assert raw.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
 def test_paths_and_methods_that_are_not_ours(gateway: GatewayProcess) -> None:
     assert refused(gateway.client.get("/api/v3/chat/completions"))[0] == 405
     assert refused(gateway.client.post("/v1/chat/completions", json={}))[0] == 404
