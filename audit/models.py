@@ -61,7 +61,7 @@ class Event(models.Model):
         return f"{self.project_id}#{self.sequence} {self.action} {self.outcome}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        if self.pk is not None:
+        if not self._state.adding:
             raise AppendOnly("audit events are never changed")
         super().save(*args, **kwargs)
 

@@ -51,7 +51,7 @@ def locale_middleware(get_response: GetResponse) -> GetResponse:
             translation.override(language),
             timezone.override(preferences.zone(zone) if zone in preferences.known_zones() else None),
         ):
-            request.LANGUAGE_CODE = language  # type: ignore[attr-defined]
+            request.LANGUAGE_CODE = language
             response = get_response(request)
         response.headers.setdefault("Content-Language", language)
         patch_vary_headers(response, ("Accept-Language", "Cookie"))

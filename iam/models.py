@@ -116,19 +116,23 @@ class Attachment(models.Model):
             ),
             # One for each pattern of nulls: `nulls_distinct=False` is PostgreSQL's alone, and SQLite would take twins.
             models.UniqueConstraint(
-                fields=["policy", "user", "project"], condition=Q(user__isnull=False, project__isnull=False),
+                fields=["policy", "user", "project"],
+                condition=Q(user__isnull=False, project__isnull=False),
                 name="iam_attachment_user_project_once",
             ),
             models.UniqueConstraint(
-                fields=["policy", "user"], condition=Q(user__isnull=False, project__isnull=True),
+                fields=["policy", "user"],
+                condition=Q(user__isnull=False, project__isnull=True),
                 name="iam_attachment_user_once",
             ),
             models.UniqueConstraint(
-                fields=["policy", "group", "project"], condition=Q(group__isnull=False, project__isnull=False),
+                fields=["policy", "group", "project"],
+                condition=Q(group__isnull=False, project__isnull=False),
                 name="iam_attachment_group_project_once",
             ),
             models.UniqueConstraint(
-                fields=["policy", "group"], condition=Q(group__isnull=False, project__isnull=True),
+                fields=["policy", "group"],
+                condition=Q(group__isnull=False, project__isnull=True),
                 name="iam_attachment_group_once",
             ),
         ]

@@ -161,9 +161,16 @@ def key_create(request: ConsoleRequest) -> HttpResponse:
         except DomainError as error:
             _add_error(form, error)
         else:
-            context = {"key": key, "secret": secret, "next": _own(request, where, reverse("iam:keys")), **dialog_frame(request)}
+            context = {
+                "key": key,
+                "secret": secret,
+                "next": _own(request, where, reverse("iam:keys")),
+                **dialog_frame(request),
+            }
             return trigger(render(request, "iam/key_created.html", context), "keysChanged")
-    return _key_form(request, form, title=_("Create API key"), action=reverse("iam:key_create"), where=where, status=422)
+    return _key_form(
+        request, form, title=_("Create API key"), action=reverse("iam:key_create"), where=where, status=422
+    )
 
 
 @never_cache
@@ -200,7 +207,9 @@ def key_enable(request: ConsoleRequest, key_id: int) -> HttpResponse:
 def key_disable(request: ConsoleRequest, key_id: int) -> HttpResponse:
     """Refuse a key's calls until it is enabled again."""
     key = services.disable_api_key(key=_key(request, key_id), by=actor_of(request), now=timezone.now())
-    return _changed(request, key, _("Key “%(name)s” is disabled: its calls are refused from now on.") % {"name": key.name})
+    return _changed(
+        request, key, _("Key “%(name)s” is disabled: its calls are refused from now on.") % {"name": key.name}
+    )
 
 
 @require_http_methods(["GET", "POST"])
@@ -253,7 +262,9 @@ def _preset(request: HttpRequest) -> dict[str, Any]:
 def _add_error(form: KeyForm, error: DomainError) -> None:
     if isinstance(error, NotAllowed):
         raise error
-    form.add_error(error.field if error.field in form.fields else "ids" if error.field == "scopes" else None, error.message)
+    form.add_error(
+        error.field if error.field in form.fields else "ids" if error.field == "scopes" else None, error.message
+    )
 
 
 def _changed(request: ConsoleRequest, key: ApiKey, message: str) -> HttpResponse:
@@ -281,4 +292,3 @@ def _with_names(rows: Any, project_id: str) -> list[ApiKey]:
 
 def _row(key: ApiKey, now: Any) -> dict[str, Any]:
     return {"key": key, "state": key.state(now)}
-

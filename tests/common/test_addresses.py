@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from common import addresses
 from common.addresses import UnsafeAddress, check_url, is_forbidden, resolve
 
 
@@ -75,7 +74,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
         family = [socket.AF_INET6 if ":" in answer else socket.AF_INET for answer in answers]
         return [(kind, socket.SOCK_STREAM, 6, "", (answer, port)) for kind, answer in zip(family, answers, strict=True)]
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 def test_a_name_resolves_to_each_of_its_addresses_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import pytest
 from cryptography.fernet import Fernet
 from django.db import connection
 
-
 from catalog.models import ModelServer
 from common import fields
 from common.fields import DecryptionError

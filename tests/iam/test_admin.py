@@ -94,7 +94,9 @@ def test_the_built_in_policies_follow_the_code_at_each_start() -> None:
 def test_a_policy_is_attached_and_detached_in_the_projects_own_chain(admin: Client) -> None:
     project, person, policy = builders.project("default"), builders.user(username="li.wei"), builders.policy("ark:*")
 
-    admin.post("/admin/iam/attachment/add/", {"policy": policy.pk, "user": person.pk, "group": "", "project": "default"})
+    admin.post(
+        "/admin/iam/attachment/add/", {"policy": policy.pk, "user": person.pk, "group": "", "project": "default"}
+    )
     attachment = Attachment.objects.get()
     assert (last().action, last().project_id) == ("iam:CreateAttachment", project.pk)
     assert last().changes["user"] == [None, "li.wei"]
@@ -126,7 +128,11 @@ def test_an_attachment_to_nobody_or_to_both_is_refused(admin: Client) -> None:
 
 def test_a_person_is_changed_with_policies_and_groups_in_one_event(admin: Client) -> None:
     builders.project("default")
-    person, group, policy = builders.user(username="li.wei"), Group.objects.create(name="ops"), builders.policy("ark:*", name="Ops")
+    person, group, policy = (
+        builders.user(username="li.wei"),
+        Group.objects.create(name="ops"),
+        builders.policy("ark:*", name="Ops"),
+    )
 
     response = admin.post(
         f"/admin/iam/user/{person.pk}/change/",

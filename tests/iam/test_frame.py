@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from audit.models import Event
 from iam.middleware import language_of
-from iam.models import Project, User
+from iam.models import Attachment, Project, User
 from tests import builders
 
 pytestmark = pytest.mark.django_db
@@ -98,7 +98,7 @@ def test_a_switch_sends_nobody_elsewhere(path: str, target: str) -> None:
 def test_the_first_visible_project_is_looked_at_until_another_is_chosen() -> None:
     here, there = builders.project("a-here", name="Here"), builders.project("b-there", name="There")
     person = builders.member(here)
-    builders.Attachment.objects.create(policy=builders.policy("ark:*"), user=person, project=there)
+    Attachment.objects.create(policy=builders.policy("ark:*"), user=person, project=there)
     client = signed_in(person)
     assert 'title="Here (a-here)"' in client.get("/keys/").content.decode()
 
@@ -111,7 +111,7 @@ def test_the_first_visible_project_is_looked_at_until_another_is_chosen() -> Non
 def test_a_project_that_may_no_longer_be_seen_is_left() -> None:
     here, there = builders.project("a-here"), builders.project("b-there")
     person = builders.member(here)
-    attachment = builders.Attachment.objects.create(policy=builders.policy("ark:*"), user=person, project=there)
+    attachment = Attachment.objects.create(policy=builders.policy("ark:*"), user=person, project=there)
     client = signed_in(person)
     client.post("/projects/switch", {"project": "b-there"})
 
@@ -159,7 +159,9 @@ def test_a_superuser_without_projects_is_offered_the_first_one() -> None:
     assert "/admin/iam/project/add/" in page
 
 
-@pytest.mark.parametrize("path", ["/", "/keys/", "/keys/create", "/settings/", "/admin/", "/keys/1/edit", "/accounts/password/change/"])
+@pytest.mark.parametrize(
+    "path", ["/", "/keys/", "/keys/create", "/settings/", "/admin/", "/keys/1/edit", "/accounts/password/change/"]
+)
 def test_nobody_sees_anything_before_signing_in(client: Client, path: str) -> None:
     response = client.get(path, follow=True)
 

@@ -35,7 +35,15 @@ def owner() -> User:
 
 
 def form(**values: Any) -> dict[str, Any]:
-    return {"name": "worker", "reach": "project", "expiry": "never", "expires_at": "", "allowed_ips": "", "ids": "", **values}
+    return {
+        "name": "worker",
+        "reach": "project",
+        "expiry": "never",
+        "expires_at": "",
+        "allowed_ips": "",
+        "ids": "",
+        **values,
+    }
 
 
 def test_an_empty_list_says_what_a_key_is_and_offers_the_first(owner: User) -> None:
@@ -179,7 +187,9 @@ def test_a_key_is_edited_from_what_it_is(owner: User) -> None:
     assert f'value="endpoint:{endpoint.pk}" checked' in page
     written = re.findall(r'name="expires_at" value="([^"]+)"', page)[0]
     response = client.post(
-        f"/keys/{key.pk}/edit", form(name="after", expiry="at", expires_at=written), headers={**HTMX, "hx-target": "dialog"}
+        f"/keys/{key.pk}/edit",
+        form(name="after", expiry="at", expires_at=written),
+        headers={**HTMX, "hx-target": "dialog"},
     )
 
     assert response.headers["HX-Redirect"] == "/keys/"
@@ -243,7 +253,9 @@ def test_keys_are_found_by_name_beginning_and_state(owner: User, query: str, exp
     project = builders.project("default")
     builders.api_key(project=project, name="alpha", prefix="sk-ark-AAAA")
     builders.api_key(project=project, name="beta", prefix="sk-ark-BBBB", is_enabled=False)
-    builders.api_key(project=project, name="gamma", prefix="sk-ark-CCCC", expires_at=timezone.now() - timedelta(hours=1))
+    builders.api_key(
+        project=project, name="gamma", prefix="sk-ark-CCCC", expires_at=timezone.now() - timedelta(hours=1)
+    )
 
     page = signed_in(owner).get(f"/keys/{query}").content.decode()
 

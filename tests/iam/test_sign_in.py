@@ -107,7 +107,9 @@ def test_throttling_asks_the_database_and_not_redis(person: User) -> None:
 @override_settings(TRUSTED_PROXIES=["10.0.0.0/8"])
 def test_behind_a_proxy_each_address_is_counted_for_itself(person: User) -> None:
     for number in range(12):
-        client = Client(REMOTE_ADDR="10.0.0.1", headers={"x-forwarded-for": f"203.0.113.{number}", "accept-language": "en"})
+        client = Client(
+            REMOTE_ADDR="10.0.0.1", headers={"x-forwarded-for": f"203.0.113.{number}", "accept-language": "en"}
+        )
         response = sign_in(client, "wrong", name=f"guess{number}")
 
     assert "is wrong" in response.content.decode()
@@ -171,7 +173,9 @@ def test_a_password_is_changed_and_other_browsers_are_signed_out(person: User) -
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "says"), [("wrong", "another long password", "not your current"), (PASSWORD, "12345678", "common")])
+@pytest.mark.parametrize(
+    ("old", "new", "says"), [("wrong", "another long password", "not your current"), (PASSWORD, "12345678", "common")]
+)
 def test_a_password_is_not_changed_without_the_old_one_nor_into_a_weak_one(
     person: User, old: str, new: str, says: str
 ) -> None:
@@ -200,7 +204,9 @@ def test_with_e_mail_a_link_resets_the_password(person: User) -> None:
     link = next(word for word in mail.outbox[0].body.split() if "/password/reset/key/" in word)
     form = client.get(link, follow=True)
     answer = client.post(
-        form.request["PATH_INFO"], {"password1": "another long password", "password2": "another long password"}, follow=True
+        form.request["PATH_INFO"],
+        {"password1": "another long password", "password2": "another long password"},
+        follow=True,
     )
 
     assert "The new password works" in answer.content.decode()
