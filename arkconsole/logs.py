@@ -28,7 +28,8 @@ class Calm(logging.Filter):
             self._kept_back[place] = self._kept_back.get(place, 0) + 1
             return False
         self._passed[place] = moment
-        message = " ".join(record.getMessage().split())
+        # Beat puts a stack into the message itself, after the first line.
+        message = record.getMessage().partition("\n")[0].strip()
         if kept_back := self._kept_back.pop(place, 0):
             message = f"{message} (and {kept_back} like it since the last line)"
         record.msg, record.args, record.exc_info, record.exc_text = message, (), None, None
