@@ -73,12 +73,32 @@ def test_a_row_that_comes_or_goes_meanwhile_moves_no_other_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", ["x", "bm9uc2Vuc2U", "W10", "WyJuIixbXV0", "WyJ4IixbMV1d", "WyJuIixbbnVsbF1d", "é", "a" * 5000]
+    "cursor",
+    [
+        "x",
+        "bm9uc2Vuc2U",
+        "W10",
+        "WyJuIixbXV0",
+        "WyJ4IixbMV1d",
+        "WyJuIixbbnVsbF1d",
+        "WyJuIixbImFiYyJdXQ",
+        "é",
+        "a" * 5000,
+    ],
 )
 def test_a_cursor_that_was_made_up_shows_the_first_page(cursor: str) -> None:
     fill([(0, "key")] * 3)
 
     assert [row.pk for row in page(["id"], cursor, 2).rows] == [row.pk for row in page(["id"], "", 2).rows]
+
+
+def test_a_cursor_of_another_order_shows_the_first_page() -> None:
+    fill([(minute, "key") for minute in range(4)])
+    by_kind = page(["kind", "id"], "", 2).next_cursor
+
+    rows = page(["-at", "-id"], by_kind, 2).rows
+
+    assert [row.pk for row in rows] == [row.pk for row in page(["-at", "-id"], "", 2).rows]
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
