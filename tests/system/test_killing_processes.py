@@ -66,7 +66,8 @@ def test_a_dead_model_server_fails_the_calls_that_it_had_and_no_others_once_it_i
 
     assert traffic.bad_since(back_at) == []
     assert {each.status for each in traffic.seen} <= {200, 500, 502, 503}, "a caller always gets an answer"
-    books.must_agree(traffic.seen)
+    # The server writes an answer down before it sends it: what it was sending when it died counts for it and not for us.
+    assert len(books.must_agree(traffic.seen, excused={"cut", "upstream_error"})) <= traffic.callers
     outcomes = {record["outcome"] for record in books.ledger().values()}
     assert outcomes <= {"success", "cut", "upstream_error", "refused"}
     assert outcomes & {"cut", "upstream_error"}
@@ -119,8 +120,11 @@ def test_a_beat_that_hangs_is_noticed_said_and_restarted(
 ) -> None:
     with traffic:
         pid = stack.kill("beat", signal.SIGSTOP)
-        stack.wait_until(lambda: "ticks" in (degraded(stack.console_url) or []), seconds=60, what="console says so")
-        assert "Background work is late" in browser.get("/endpoints/").raise_for_status().text
+        stack.wait_until(
+            lambda: "Background work is late" in browser.get("/endpoints/").raise_for_status().text,
+            seconds=60,
+            what="the pages say so",
+        )
         stack.wait_back("beat", pid, seconds=60)
 
     assert traffic.bad_since(0) == []
