@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
+from django.db import DataError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template import loader
@@ -86,6 +86,9 @@ class _Errors:
         if isinstance(error, OperationalError | InterfaceError):
             log.warning("database away: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
             return database_away(request)
+        if isinstance(error, DataError) and "NUL (0x00)" in str(error):
+            # Looked for under a name that PostgreSQL cannot hold, so it is not there; SQLite simply finds nothing.
+            return render(request, "errors/not_found.html", status=404)
         if isinstance(error, DecryptionError):
             log.error("%s", error)
             error = Unavailable(

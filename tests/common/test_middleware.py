@@ -163,6 +163,14 @@ def test_what_is_not_there_is_said_in_our_own_words(client: Client, path: str) -
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/endpoints/%00", "/keys/?q=%00", "/models/?q=%00", "/endpoints/create?project=%00"])
+def test_a_nul_in_an_address_breaks_no_page(client: Client, path: str) -> None:
+    client.force_login(builders.member(builders.project()))
+
+    assert client.get(path).status_code in (200, 404)
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [(OperationalError, 503, "The database does not answer"), (ZeroDivisionError, 500, "The console made a mistake")],
