@@ -130,7 +130,7 @@ def test_the_second_of_two_editors_is_told_and_can_save_on_top(open_page: Open, 
     mine, theirs = open_page(url), open_page(url)
     for page in (mine, theirs):
         page.get_by_role("link", name="Edit", exact=True).click()
-        expect(page.locator("#dialog #id_name")).to_be_visible()
+        expect(page.locator("#dialog #id_name")).to_be_focused()
     theirs.locator("#dialog #id_name").fill("theirs")
     theirs.locator("#dialog #id_rpm").fill("700")
     theirs.get_by_role("button", name="Save changes").click()
@@ -153,6 +153,7 @@ def test_an_edit_shows_at_once_in_every_part_of_the_page(open_page: Open, made: 
     page = open_page(f"/endpoints/{made.endpoints['edited']}")
     page.evaluate("window.isSamePage = true")
     page.get_by_role("link", name="Edit", exact=True).click()
+    expect(page.locator("#dialog #id_name")).to_be_focused()
     page.locator("#dialog #id_rpm").fill("0")
     page.get_by_role("button", name="Save changes").click()
     expect(page.locator("#dialog #id_rpm")).to_be_focused()

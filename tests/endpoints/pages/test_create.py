@@ -165,5 +165,6 @@ def test_the_form_makes_the_endpoint_in_the_project_it_was_opened_in(
     builders.member(other)
     client = signed_in(both)
     assert client.post(URL, fields(version, project="other")).status_code == 404
+    assert client.post(URL, fields(version, project="\0")).status_code == 404
     assert client.post(URL, fields(version)).status_code == 302
     assert stranger.post(URL, fields(version)).status_code == 404
