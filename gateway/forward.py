@@ -54,6 +54,10 @@ class ClientGone(Exception):
     """The caller closed the connection before it had sent its whole request."""
 
 
+class _ToldAlready(Exception):
+    """The model server ended its stream with an error frame, which the caller has got."""
+
+
 class Call:
     """What is known of a call so far."""
 
@@ -238,6 +242,8 @@ class Forwarder:
             elif call.has_started:
                 outcome = Outcome.CUT
             await call.refuse(refusal)
+        except _ToldAlready:
+            outcome, refusal = Outcome.CUT, errors.answer_cut()
         except asyncio.CancelledError:
             outcome = Outcome.CLIENT_CLOSED if call.is_client_gone else Outcome.CUT
             raise
@@ -402,6 +408,10 @@ class Forwarder:
         if not is_whole:
             raise errors.answer_cut()
         await send({"type": "http.response.body", "body": rewriter.finish(), "more_body": False})
+        if rewriter.has_error:
+            # The caller has the server's own words already; the ledger must not call that a success.
+            self._metrics.upstream_errors[str(_server_id(call)), "error frame"] += 1
+            raise _ToldAlready
 
     @staticmethod
     def _count_stream(call: Call, rewriter: sse.StreamRewriter) -> None:

@@ -20,6 +20,7 @@ HOLD_BYTES = 1024 * 1024
 _LOOKS = 8
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
+_ERROR = re.compile(rb'^data:\s*\{\s*"error"\s*:\s*[{"]', re.MULTILINE)
 _MODEL_KEYS = (b'"model":', b'"model": ')
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -90,6 +91,11 @@ class StreamRewriter:
     def is_done(self) -> bool:
         """Whether the stream said `[DONE]`."""
         return b"[DONE]" in self.tail[-64:]
+
+    @property
+    def has_error(self) -> bool:
+        """Whether the server itself said, near the end, that it failed."""
+        return _ERROR.search(self.tail) is not None
 
     def feed(self, chunk: bytes) -> bytes:
         """What may be sent to the caller now; may be empty."""

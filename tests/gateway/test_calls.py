@@ -359,6 +359,16 @@ def test_a_stream_that_breaks_ends_with_an_error_frame_and_what_was_produced_is_
     assert len(upstream.seen) == 1
 
 
+def test_a_stream_in_which_the_server_says_that_it_failed_is_no_success(
+    gateway: GatewayProcess, ledger: Ledger, new_endpoint: NewEndpoint
+) -> None:
+    endpoint = new_endpoint()
+    answer = gateway.chat(endpoint, stream=True, x_script={"chunks": 9, "error_after": 3, "usage": None})
+    assert answer.text.count('"error"') == 1
+    [event] = ledger.wait_for(endpoint)
+    assert (event.outcome, event.code) == (Outcome.CUT, "InternalServiceError")
+
+
 def test_a_stream_that_ends_with_its_connection_is_whole_only_with_done(
     gateway: GatewayProcess, ledger: Ledger, new_endpoint: NewEndpoint
 ) -> None:

@@ -141,6 +141,11 @@ def test_a_redis_that_hangs_delays_no_call_for_long(
     finally:
         own_redis._process.send_signal(signal.SIGCONT)
     assert len(Ledger(client).wait_for("ep-free", 22)) == 22
+    # What Redis admitted when it woke up was settled behind it: nothing stays reserved.
+    wait_until(lambda: not client.keys("ark:open:*"))
+    calls, tokens = (int(value or 0) for value in client.hmget("ark:limit:ep-free", "r", "t"))
+    assert 1 <= calls <= 22
+    assert tokens == calls * 15
 
 
 def test_scripts_flushed_and_data_wiped_change_nothing_for_callers(

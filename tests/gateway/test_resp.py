@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.resp import Address, Pipe, RedisAway, Script, parse_url
-from tests.servers import RedisServer
+from tests.gateway.test_upstream import self_signed
+from tests.servers import RedisServer, dying_with_us, free_port
 
 ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
@@ -152,3 +156,30 @@ def test_user_password_and_database_are_honoured(gateway_redis: RedisServer) -> 
             assert await other.ask(None, ("EXISTS", "only-here")) == 0
 
     asyncio.run(scenario())
+
+
+def test_unix_sockets_and_tls_are_spoken(tmp_path: Path) -> None:
+    certificate, path, port = str(self_signed(tmp_path)), str(tmp_path / "redis.sock"), free_port()
+    command = [
+        shutil.which("redis-server") or "", "--port", "0", "--save", "", "--unixsocket", path, "--dir", str(tmp_path),
+        "--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", certificate,
+        "--tls-ca-cert-file", certificate, "--tls-auth-clients", "no", "--bind", "127.0.0.1",
+    ]  # fmt: skip
+    if not command[0]:
+        pytest.skip("the embedded server speaks no TLS")
+
+    async def scenario() -> None:
+        for url in (
+            f"unix://{path}?db=3",
+            f"rediss://127.0.0.1:{port}/3?ssl_ca_certs={certificate}",
+            f"rediss://127.0.0.1:{port}/3?ssl_cert_reqs=none",
+        ):
+            async with running(url) as pipe:
+                assert b"db=3" in await pipe.ask(None, ("CLIENT", "INFO"))
+
+    process = subprocess.Popen(dying_with_us(*command), stdout=subprocess.DEVNULL)
+    try:
+        asyncio.run(scenario())
+    finally:
+        process.kill()
+        process.wait()
