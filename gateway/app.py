@@ -185,7 +185,7 @@ class Gateway:
         routes = self._routes
         try:
             if model.startswith("ep-"):
-                route = routes.endpoint(model) or await routes.find_endpoint(model[:128])
+                route = routes.endpoint(model) or await routes.find_endpoint(model)
                 # Another project's endpoint is answered like one that does not exist.
                 if route is None or route.project_id != key.project_id:
                     raise errors.endpoint_not_found(model)

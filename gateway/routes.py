@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ NEGATIVE_SECONDS = 2.0
 NEGATIVE_MAX = 10_000
 CIRCUIT_FAILURES = 2
 CIRCUIT_SECONDS = 5.0
+
+_ENDPOINT_ID = re.compile(r"ep-[A-Za-z0-9._-]{1,61}")
 
 T = TypeVar("T")
 
@@ -303,7 +306,8 @@ class RouteTable:
     async def find_endpoint(self, endpoint_id: str) -> EndpointRoute | None:
         """An endpoint, looked up when it is not known yet. Raises `SourceAway`."""
         known = self._endpoints.get(endpoint_id)
-        if known is not None or endpoint_id in self._missing:
+        # What cannot be an id (a NUL, say, which PostgreSQL refuses with an error) is not worth a question.
+        if known is not None or endpoint_id in self._missing or not _ENDPOINT_ID.fullmatch(endpoint_id):
             return known
 
         async def look() -> EndpointRoute | None:

@@ -195,6 +195,8 @@ def test_unknown_and_foreign_endpoints_look_the_same(
     assert refused(gateway.chat("ep-nothing")) == expected
     assert refused(gateway.chat(foreign)) == expected
     assert refused(gateway.chat("no-such-model-1")) == expected
+    for strange in ("ep-\x00", "ep-模型", "ep-" + "x" * 5000, "a\x00b", "模型"):
+        assert refused(gateway.chat(strange)) == expected
 
 
 @pytest.mark.parametrize("status", ["Stopped", "Scheduling"])
