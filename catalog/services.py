@@ -38,6 +38,9 @@ class _Catalogue:
     project_id: str = PROJECT
     trn: str = "trn:ark:local:arkconsole:catalogue"
 
+    def __str__(self) -> str:
+        return PROJECT
+
 
 CATALOGUE = _Catalogue()
 

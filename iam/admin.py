@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.account.models import EmailAddress
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
@@ -119,6 +120,8 @@ class UserAdmin(HoldsPolicies, DjangoUserAdmin):  # type: ignore[type-arg]
 
 
 admin.site.unregister(Group)
+# Addresses are the people's own `email`; allauth's table beside it stays empty here.
+admin.site.unregister(EmailAddress)
 
 
 @admin.register(Group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -258,3 +259,16 @@ def test_bootstrap_may_be_repeated_and_says_nothing(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == ""
     assert [project.name for project in Project.objects.all()] == ["Renamed"]
     assert Policy.objects.filter(is_builtin=True).count() == len(BUILT_IN)
+
+
+def test_the_administration_names_its_rooms_in_chinese_too(admin: Client) -> None:
+    index = admin.get("/admin/", headers={"accept-language": "zh"}).content.decode()
+    record = admin.get("/admin/audit/event/", headers={"accept-language": "zh"}).content.decode()
+
+    assert all(name in index for name in ("审计记录", "成员与权限", "模型目录"))
+    assert "操作人" in record
+    assert not re.search(r">\s*(Audit|Iam|Events|Account)\s*<", index)
+
+
+def test_the_administration_offers_nothing_that_stays_empty(admin: Client) -> None:
+    assert admin.get("/admin/account/emailaddress/").status_code == 404
