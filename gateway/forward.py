@@ -17,7 +17,7 @@ import msgspec
 from gateway import body as request_body
 from gateway import errors, sse
 from gateway import usage as usage_module
-from gateway.errors import AnswerBroken, AnswerTimedOut, ConnectFailed, Refusal, UpstreamFailure
+from gateway.errors import NOT_JSON, AnswerBroken, AnswerTimedOut, ConnectFailed, Refusal, UpstreamFailure
 from gateway.limits import Admission, Limiter
 from gateway.metrics import Labels, Metrics, Series
 from gateway.routes import DeploymentRoute, EndpointRoute, KeyRoute, RouteTable, VersionRoute
@@ -371,7 +371,7 @@ class Forwarder:
             raise errors.answer_cut() from None
         try:
             fields = _decode_fields(data)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except NOT_JSON:
             self._metrics.upstream_errors[str(_server_id(call)), "not json"] += 1
             raise errors.bad_answer() from None
         if (raw := fields.get("usage")) is not None:

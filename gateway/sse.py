@@ -14,6 +14,8 @@ from collections import deque
 
 import msgspec
 
+from gateway.errors import NOT_JSON
+
 TAIL_BYTES = 4096
 HOLD_BYTES = 1024 * 1024
 """An event larger than this is handed on in pieces."""
@@ -144,7 +146,7 @@ class StreamRewriter:
                 self.has_token = True
             try:
                 parsed = _decode_chunk(payload)
-            except (msgspec.MsgspecError, RecursionError):
+            except NOT_JSON:
                 continue
             if self._is_learning and (name := bytes(parsed.model)).startswith(b'"'):
                 self._is_learning = False
@@ -188,7 +190,7 @@ def _is_usage_event(event: bytes) -> bool:
         return False
     try:
         fields = _decode_fields(payload)
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return False
     choices = bytes(fields.get("choices", b"")).replace(b" ", b"")
     return choices == b"[]" and bytes(fields.get("usage", b"")).startswith(b"{")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.errors import NOT_JSON
+
 
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
@@ -46,7 +48,7 @@ def parse(raw: bytes | msgspec.Raw) -> Usage | None:
     """The usage object of an answer, or None when it is null or not one. Never raises; negative counts become 0."""
     try:
         found = _decode_usage(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return None
     inputs = found.prompt_tokens if found.prompt_tokens is not None else found.input_tokens
     outputs = found.completion_tokens if found.completion_tokens is not None else found.output_tokens
