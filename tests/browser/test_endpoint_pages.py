@@ -90,6 +90,17 @@ def test_a_row_stops_starts_and_turns_healthy_without_a_reload(open_page: Open, 
     assert page.evaluate("window.isSamePage")
 
 
+def test_nothing_cuts_off_the_menu_of_the_last_row(open_page: Open, made: Made) -> None:
+    for width in (1440, 800, 390):
+        page = open_page("/endpoints/?q=pages+look", viewport={"width": width, "height": 844}, reduced_motion="reduce")
+        row(page, made, "look").locator("summary").click()
+        box = page.get_by_role("link", name="Delete").bounding_box()
+        assert box is not None
+        middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+        assert page.evaluate("([x, y]) => document.elementFromPoint(x, y)?.textContent.trim()", middle) == "Delete"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 # --- create
 
 
