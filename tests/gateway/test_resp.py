@@ -104,7 +104,7 @@ def test_a_late_reply_is_waited_for_no_longer_than_the_deadline(gateway_redis: R
             began = loop.time()
             with pytest.raises(RedisAway):
                 await counted
-            assert 0.09 < loop.time() - began < 0.4
+            assert 0.09 < loop.time() - began < 0.55  # before the blocked command is answered
             assert pipe.is_stalled
             with pytest.raises(RedisAway, match="stalled"):
                 await pipe.ask(None, ("PING",))
