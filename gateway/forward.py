@@ -32,6 +32,7 @@ WATCH_AFTER_SECONDS = 0.05
 WATCH_EVERY_SECONDS = 0.02
 _ERROR_BYTES = 64 * 1024
 _TRY_ANOTHER = frozenset({401, 403, 407, 502, 503, 504})
+_CLOSES = (408, 413)
 _RECORDS_MAX = 20_000
 PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 
@@ -113,6 +114,8 @@ class Call:
         more: tuple[tuple[bytes, bytes], ...] = ()
         if refusal.retry_after_seconds is not None:
             more = ((b"retry-after", str(refusal.retry_after_seconds).encode()),)
+        if refusal.status in _CLOSES:
+            more = (*more, (b"connection", b"close"))  # what is left of the body is not worth reading
         await self.answer(refusal.status, refusal.body(self.id), *more)
 
     # -- the caller leaves --

@@ -272,7 +272,9 @@ def test_bodies_that_cannot_be_used_are_refused(
 
 def test_a_body_of_unknown_length_is_not_read_beyond_the_limit(gateway: GatewayProcess) -> None:
     pieces = (b"x" * 50_000 for _ in range(4))
-    assert refused(gateway.client.post("/api/v3/chat/completions", content=pieces))[0] == 413
+    answer = gateway.client.post("/api/v3/chat/completions", content=pieces)
+    assert refused(answer)[0] == 413
+    assert answer.headers["connection"] == "close"
 
 
 def test_a_body_that_arrives_slowly_is_read_whole(gateway: GatewayProcess, new_endpoint: NewEndpoint) -> None:
