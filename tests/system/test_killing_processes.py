@@ -6,14 +6,14 @@ import signal
 import time
 
 import httpx
-import psutil
 import pytest
+import redis
 
 from tests.servers import RedisServer
 from tests.stack import Stack
-from tests.system.traffic import Books, Traffic, degraded, lives
+from tests.system.traffic import Books, Traffic, degraded, gateway_workers, lives
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180), pytest.mark.usefixtures("whole_again")]
 
 
 @pytest.mark.parametrize("name", ["worker-ticks", "worker-slow", "beat", "console"])
@@ -47,6 +47,22 @@ def test_with_redis_dead_calls_go_on_and_its_usage_is_replayed_when_it_is_back(
         finally:
             stack_redis.start()
         traffic.wait_for_more(10)
+
+    assert traffic.bad_since(0) == []
+    books.must_agree(traffic.seen)
+
+
+def test_a_wiped_redis_loses_no_call_that_is_under_way_and_ticks_go_on(
+    stack: Stack, stack_redis: RedisServer, traffic: Traffic, books: Books
+) -> None:
+    traffic.callers, traffic.output_tokens = 3, 150
+    with traffic:
+        # All are in the middle of their first call, and none has reached the ledger's stream.
+        stack.wait_until(lambda: books.running() == traffic.callers, what="every caller's first call is under way")
+        assert traffic.seen == []
+        with redis.Redis.from_url(stack_redis.url) as client:
+            client.flushall()
+        traffic.wait_for_more(6)
 
     assert traffic.bad_since(0) == []
     books.must_agree(traffic.seen)
@@ -101,18 +117,6 @@ def test_a_dead_gateway_comes_back_with_all_its_workers(stack: Stack, traffic: T
         traffic.wait_for_more(30, seconds=60)
 
     books.must_agree(traffic.seen, excused={"lost"})
-
-
-def gateway_workers(stack: Stack) -> list[psutil.Process]:
-    """The gateway's processes that serve."""
-    pid = stack.pid("gateway")
-    if not pid:
-        return []
-    return [
-        child
-        for child in psutil.Process(pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(child.cmdline())
-    ]
 
 
 def test_a_beat_that_hangs_is_noticed_said_and_restarted(

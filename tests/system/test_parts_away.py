@@ -19,7 +19,7 @@ from tests.servers import ROOT, PostgresServer, dying_with_us, free_port
 from tests.stack import Stack
 from tests.system.traffic import Books, Traffic, call, degraded, lives
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180), pytest.mark.usefixtures("whole_again")]
 
 
 class ModelServer:
