@@ -407,7 +407,7 @@ def _sums(
 
 def _add(model: type[Usage], sums: dict[_Key, tuple[str, list[int]]]) -> None:
     """Add to the rows of a table, or make them; sorted, so that two drains never wait for each other crosswise."""
-    table = model._meta.db_table  # noqa: SLF001 - documented by Django
+    table = model._meta.db_table
     columns = [*USAGE_KEY, "project_id", *_SUMS]
     added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in _SUMS)
     rows: list[list[Any]] = [

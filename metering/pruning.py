@@ -35,7 +35,7 @@ def prune(*, now: datetime) -> int:
 
 
 def _remove(model: type[models.Model], until: datetime) -> int:
-    rows: Any = model._default_manager  # noqa: SLF001 - documented by Django
+    rows: Any = model._default_manager
     removed = 0
     for _chunk in range(MAX_CHUNKS):
         ids = list(rows.filter(at__lt=until).order_by("at").values_list("pk", flat=True)[:CHUNK])
