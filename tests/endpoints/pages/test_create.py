@@ -48,6 +48,12 @@ def test_the_version_asked_for_is_chosen_with_its_limits_and_prices(
     assert "1.20" in page
 
 
+def test_the_key_of_a_tag_is_no_secret_in_chinese(client_of_owner: Client, version: ModelVersion) -> None:
+    page = client_of_owner.get(URL, headers={"accept-language": "zh"}).content.decode()
+    assert 'placeholder="键"' in page
+    assert "密钥" not in page
+
+
 def test_only_versions_that_work_are_offered(client_of_owner: Client, version: ModelVersion) -> None:
     down = builders.model_server(state=ModelServer.State.DOWN)
     dead = builders.model_version(model=builders.foundation_model(name="dead", display_name="Dead"), servers=[down])
