@@ -20,11 +20,11 @@ from gateway import usage as usage_module
 from gateway.errors import NOT_JSON, AnswerBroken, AnswerTimedOut, ConnectFailed, Refusal, UpstreamFailure
 from gateway.limits import Admission, Limiter
 from gateway.metrics import Labels, Metrics, Series
+from gateway.record import CallFacts, EventWriter
 from gateway.routes import DeploymentRoute, EndpointRoute, KeyRoute, RouteTable, VersionRoute
 from gateway.upstream import Answer, Request, Upstream
 from gateway.usage import Usage
-from metering.events import Outcome, UsageEvent
-from metering.events import encode as encode_event
+from metering.events import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ WATCH_EVERY_SECONDS = 0.02
 _ERROR_BYTES = 64 * 1024
 _TRY_ANOTHER = frozenset({401, 403, 407, 502, 503, 504})
 _CLOSES = (408, 413)
-_RECORDS_MAX = 20_000
 PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 
 Message = MutableMapping[str, Any]
@@ -209,11 +208,10 @@ class Forwarder:
         self._limiter = limiter
         self._upstream = upstream
         self._metrics = metrics
-        self._worker = worker
         self._max_answer_bytes = max_answer_bytes
         self._loop = asyncio.get_running_loop()
         self._log = FailureLog(self._loop.time)
-        self._records: dict[tuple[str, int, int, str], str] = {}
+        self._events = EventWriter(worker)
         self.in_flight = 0
 
     async def run(self, call: Call) -> None:
@@ -277,23 +275,10 @@ class Forwarder:
             raise errors.tpm_exceeded(max(admission.retry_after_seconds, 1))
 
     def _record(self, call: Call, route: EndpointRoute, version: VersionRoute) -> bytes:
-        """The usage event, as JSON, should this worker die during the call."""
-        assert call.key is not None
-        same = (route.id, version.id, call.key.id, call.api)
-        known = self._records.get(same)
-        if known is None:
-            if len(self._records) > _RECORDS_MAX:
-                self._records.clear()
-            fields = {
-                "endpoint_id": route.id, "project_id": route.project_id, "version_id": version.id,
-                "model_id": version.model_id, "key_id": call.key.id, "api": call.api, "outcome": Outcome.LOST.value,
-                "status": 500, "code": "InternalServiceError", "is_estimated": True, "worker": self._worker,
-            }  # fmt: skip
-            known = self._records[same] = _encode(fields)[:-1].decode()
-        is_stream = "true" if call.is_stream else "false"
-        return (
-            f'{known},"call_id":"{call.id}","at":{call.at_ms},"input_tokens":{call.input_estimate},"is_stream":{is_stream}}}'
-        ).encode()
+        """The usage event should this worker die during the call."""
+        facts = CallFacts(call.id, call.at_ms, "lost", 500, "InternalServiceError", 0, None, call.is_stream)
+        facts.input_tokens, facts.is_estimated = call.input_estimate, True
+        return self._events.encode(facts, route=route, version=version, key_id=_key_id(call), api=call.api)
 
     # -- to the model server and back --
 
@@ -437,55 +422,50 @@ class Forwarder:
                 call.usage = Usage(call.input_estimate, is_estimated=True)
         elif outcome is not Outcome.SUCCESS:
             status, code = 500, "InternalServiceError"
-        event = self._event(call, route, outcome, status, code)
-        tokens = event.input_tokens + event.output_tokens
+        facts = self._facts(call, outcome, status, code)
         self._limiter.settle(
-            call.admission, call_id=call.id, endpoint_id=route.id, tokens=tokens, event=encode_event(event)
+            call.admission,
+            call_id=call.id,
+            endpoint_id=route.id,
+            tokens=facts.input_tokens + facts.output_tokens,
+            event=self._events.encode(facts, route=route, version=call.version, key_id=_key_id(call), api=call.api),
         )
-        _count(event, series)
+        _count(facts, series)
 
-    def _event(self, call: Call, route: EndpointRoute, outcome: Outcome, status: int, code: str) -> UsageEvent:
-        usage = call.usage
+    def _facts(self, call: Call, outcome: Outcome, status: int, code: str) -> CallFacts:
+        usage = call.usage or _NO_USAGE  # a call that reached no server used nothing
         deployment = call.deployment
         admission = call.admission
-        version = call.version
-        if usage is None:
-            usage = _NO_USAGE  # a call that reached no server used nothing
+        started_at = call.started_at
+        first_token_at = call.first_token_at
         overrun = 0
         if admission is not None and admission.limit is None and deployment is not None:
-            overrun = max(usage.input_tokens + usage.output_tokens - admission.reserved, 0)
-        return UsageEvent(
-            call_id=call.id,
-            at=call.at_ms,
-            endpoint_id=route.id,
-            project_id=route.project_id,
-            api=call.api,
-            outcome=outcome,
-            status=status,
-            code=code,
-            duration_ms=int((self._loop.time() - call.started_at) * 1000),
-            first_token_ms=None if call.first_token_at is None else int((call.first_token_at - call.started_at) * 1000),
-            request_id=call.client_id.decode("latin-1"),
-            version_id=route.version_id,
-            model_id="" if version is None else version.model_id,
-            server_id=None if deployment is None else deployment.server.id,
-            deployment_id=None if deployment is None else deployment.id,
-            key_id=None if call.key is None else call.key.id,
-            is_stream=call.is_stream,
-            input_tokens=usage.input_tokens,
-            cached_tokens=usage.cached_tokens,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            is_estimated=usage.is_estimated,
-            overrun_tokens=overrun,
-            limit=None if admission is None else admission.limit,
-            parameters=call.parameters,
-            source_ip=call.source_ip,
-            worker=self._worker,
+            overrun = usage.input_tokens + usage.output_tokens - admission.reserved
+        return CallFacts(
+            call.id,
+            call.at_ms,
+            outcome.value,
+            status,
+            code,
+            int((self._loop.time() - started_at) * 1000),
+            None if first_token_at is None else int((first_token_at - started_at) * 1000),
+            call.is_stream,
+            usage.input_tokens,
+            usage.cached_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+            usage.is_estimated,
+            max(0, overrun),
+            None if admission is None else admission.limit,
+            None if deployment is None else deployment.server.id,
+            None if deployment is None else deployment.id,
+            call.client_id.decode("latin-1"),
+            call.source_ip,
+            call.parameters,
         )
 
 
-def _count(event: UsageEvent, series: Series) -> None:
+def _count(event: CallFacts, series: Series) -> None:
     series.count(event.code, event.status)
     series.overrun_tokens += event.overrun_tokens
     if not (event.input_tokens or event.output_tokens):
@@ -495,7 +475,7 @@ def _count(event: UsageEvent, series: Series) -> None:
     series.output_tokens += event.output_tokens
     series.cached_tokens += event.cached_tokens
     series.reasoning_tokens += event.reasoning_tokens
-    if event.outcome is not Outcome.SUCCESS:
+    if event.code != "Success":
         return
     if event.cached_tokens:
         series.cache_hits += 1
@@ -514,6 +494,11 @@ def _labels(call: Call) -> Labels:
     version = call.version
     base_model, model = ("", "") if version is None else (version.base_model, version.model_id)
     return call.route.project_id, call.route.id, call.api, base_model, model
+
+
+def _key_id(call: Call) -> int:
+    assert call.key is not None
+    return call.key.id
 
 
 def _server_id(call: Call) -> int:

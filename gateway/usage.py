@@ -54,12 +54,16 @@ def parse(raw: bytes | msgspec.Raw) -> Usage | None:
     outputs = found.completion_tokens if found.completion_tokens is not None else found.output_tokens
     if inputs is None and outputs is None and found.total_tokens is None:
         return None
-    inputs = max(inputs if inputs is not None else (found.total_tokens or 0), 0)
-    outputs = max(outputs or 0, 0)
-    details = found.prompt_tokens_details
-    cached = (details.cached_tokens if details else None) or found.prompt_cache_hit_tokens or 0
-    reasoning = (found.completion_tokens_details.reasoning_tokens if found.completion_tokens_details else None) or 0
-    return Usage(inputs, min(max(cached, 0), inputs), outputs, min(max(reasoning, 0), outputs))
+    inputs = _clean(inputs if inputs is not None else found.total_tokens)
+    outputs = _clean(outputs)
+    details, more = found.prompt_tokens_details, found.completion_tokens_details
+    cached = _clean((details.cached_tokens if details is not None else None) or found.prompt_cache_hit_tokens)
+    reasoning = _clean(more.reasoning_tokens if more is not None else None)
+    return Usage(inputs, min(inputs, cached), outputs, min(outputs, reasoning))
+
+
+def _clean(count: int | None) -> int:
+    return count if count is not None and count > 0 else 0
 
 
 def last_in(tail: bytes) -> Usage | None:
