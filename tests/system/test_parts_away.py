@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.sdk.arrange import Made, Order, Wanted, arrange
-from tests.servers import ROOT, PostgresServer, dying_with_us, free_port
+from tests.servers import ROOT, PostgresServer, RedisServer, dying_with_us, free_port
 from tests.stack import Stack
 from tests.system.traffic import Books, Traffic, call, degraded, lives
 
@@ -96,6 +96,39 @@ def test_with_the_database_away_known_calls_go_on_and_usage_waits_in_redis(
     books.must_agree(traffic.seen)
 
 
+def test_with_a_database_that_hangs_known_calls_go_on(
+    stack: Stack, postgres: PostgresServer, traffic: Traffic, books: Books
+) -> None:
+    with traffic:
+        traffic.wait_for_more(10)
+        postgres.pause()
+        try:
+            traffic.wait_for_more(80)
+        finally:
+            postgres.resume()
+        traffic.wait_for_more(10)
+
+    assert traffic.bad_since(0) == []
+    books.must_agree(traffic.seen)
+
+
+def test_with_a_redis_that_hangs_calls_go_on_hardly_later_and_each_is_counted_once(
+    stack: Stack, stack_redis: RedisServer, traffic: Traffic, books: Books
+) -> None:
+    with traffic:
+        traffic.wait_for_more(10)
+        stack_redis.pause()
+        try:
+            traffic.wait_for_more(60)
+            assert "redis" in (degraded(stack.gateway_url) or [])
+        finally:
+            stack_redis.resume()
+        traffic.wait_for_more(20)
+
+    assert traffic.bad_since(0) == []
+    books.must_agree(traffic.seen)
+
+
 def status(books: Books) -> str:
     [row] = books.ask("SELECT status FROM endpoints_endpoint WHERE id = %s", books.endpoint_id)
     return str(row["status"])
@@ -128,7 +161,7 @@ def test_with_its_only_model_server_dead_an_endpoint_turns_abnormal_says_why_and
 
 
 def test_with_one_of_two_model_servers_dead_every_call_is_answered_by_the_other(
-    stack: Stack, made: Made, model_server: ModelServer
+    stack: Stack, made: Made, system_made: Made, model_server: ModelServer
 ) -> None:
     second = """
 from django.utils import timezone
