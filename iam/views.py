@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone, translation
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -23,6 +23,7 @@ from common.paging import paginate
 from iam import projects, scopes, services
 from iam.actors import actor_of
 from iam.forms import KeyForm, SettingsForm
+from iam.keys import PREFIX, shown
 from iam.models import ApiKey, Project
 from iam.requests import ConsoleRequest
 
@@ -123,6 +124,9 @@ def keys(request: ConsoleRequest) -> HttpResponse:
     actor.require(services.LIST_KEYS, request.project)
     now = timezone.now()
     text, state = request.GET.get("q", "").strip(), request.GET.get("state", "")
+    if text.startswith(PREFIX) and text != shown(text):
+        # A whole key was pasted: it has no place in the address, which browsers and proxies keep.
+        return redirect(f"{reverse('iam:keys')}?{urlencode({'q': shown(text), 'state': state})}")
     rows = ApiKey.objects.for_list().filter(project=request.project).matching(text).in_state(state, now=now)
     page = paginate(rows, order=["-created_at", "-id"], cursor=request.GET.get("cursor", ""), size=PAGE_SIZE)
     context = {

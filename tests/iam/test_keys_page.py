@@ -262,11 +262,15 @@ def test_keys_are_found_by_name_beginning_and_state(owner: User, query: str, exp
     assert {name for name in ("alpha", "beta", "gamma") if f">{name}<" in page} == expected
 
 
-def test_a_whole_key_pasted_into_the_search_finds_its_row(owner: User) -> None:
+def test_a_whole_key_pasted_into_the_search_finds_its_row_and_leaves_the_address(owner: User) -> None:
     secret = keys.generate()
-    builders.api_key(project=builders.project("default"), name="lost and found", digest=keys.digest(secret))
+    builders.api_key(project=builders.project("default"), name="lost and found", prefix=keys.shown(secret))
 
-    assert "lost and found" in signed_in(owner).get("/keys/", {"q": secret}).content.decode()
+    response = signed_in(owner).get("/keys/", {"q": secret}, follow=True)
+
+    assert "lost and found" in response.content.decode()
+    assert response.redirect_chain == [(f"/keys/?q={keys.shown(secret)}&state=", 302)]
+    assert secret not in response.content.decode()
 
 
 def test_the_list_alone_is_answered_to_htmx(owner: User) -> None:
