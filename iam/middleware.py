@@ -85,21 +85,15 @@ class _Projects:
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponse], _args: Any, _kwargs: Any
     ) -> HttpResponse | None:
-        if not request.user.is_authenticated or _is_projectless(request, view):
+        match = request.resolver_match
+        is_admin = match is not None and match.app_name == "admin"
+        if is_admin or not getattr(view, "login_required", True) or not request.user.is_authenticated:
             return None
-        request.project = projects.current(request)  # type: ignore[attr-defined]
-        if request.project is None:  # type: ignore[attr-defined]
+        project = request.project = projects.current(request)  # type: ignore[attr-defined]
+        is_projectless = getattr(view, "is_projectless", False) or str(match and match.url_name).startswith("account_")
+        if project is None and not is_projectless:
             return render(request, "errors/no_project.html", status=403)
         return None
-
-
-def _is_projectless(request: HttpRequest, view: Callable[..., HttpResponse]) -> bool:
-    match = request.resolver_match
-    return (
-        not getattr(view, "login_required", True)
-        or getattr(view, "is_projectless", False)
-        or (match is not None and (match.app_name == "admin" or str(match.url_name or "").startswith("account_")))
-    )
 
 
 def _record_refusal(request: HttpRequest, error: NotAllowed) -> None:

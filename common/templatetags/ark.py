@@ -165,7 +165,7 @@ def field(bound: BoundField, *, suffix: str = "", **attributes: Any) -> dict[str
         "widget": bound.as_widget(attrs=attrs) if kind != "group" else "",
         "kind": kind,
         "suffix": suffix,
-        "optional": not bound.field.required and kind == "text",
+        "optional": not bound.field.required and kind == "text" and not isinstance(widget, forms.Select),
     }
 
 

@@ -116,6 +116,7 @@ def test_icons_are_hidden_from_screen_readers() -> None:
 class Sample(forms.Form):
     name = forms.CharField(help_text="as you like", max_length=3)
     kind = forms.ChoiceField(choices=[("a", "A")], required=False)
+    note = forms.CharField(required=False)
     is_on = forms.BooleanField(required=False, label="on")
 
 
@@ -136,7 +137,8 @@ def test_a_field_says_when_it_is_optional_and_looks_as_its_kind_does() -> None:
     form = Sample()
 
     assert "form-select" in rendered("{% field form.kind %}", form=form)
-    assert "optional" in rendered("{% field form.kind %}", form=form)
+    assert "optional" not in rendered("{% field form.kind %}", form=form)
+    assert "optional" in rendered("{% field form.note %}", form=form)
     assert "form-check-input" in rendered("{% field form.is_on %}", form=form)
     assert 'placeholder="x"' in rendered('{% field form.name placeholder="x" %}', form=form)
 

@@ -14,6 +14,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from arkconsole import health
 from iam import keys
 from iam.models import ApiKey, KeyScope, User
 from tests import builders
@@ -299,7 +300,9 @@ def fill(number: int) -> None:
     )  # fmt: skip
 
 
-def test_a_full_list_costs_as_many_queries_as_a_short_one(owner: User) -> None:
+def test_a_full_list_costs_as_many_queries_as_a_short_one(owner: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is away is asked every few seconds, not for each page.
+    monkeypatch.setattr(health, "watch", health.Watch(remember_seconds=1e9))
     client = signed_in(owner)
     fill(2)
     client.get("/keys/")
@@ -338,7 +341,7 @@ def test_a_hundred_thousand_keys_are_paged_in_a_tenth_of_a_second(owner: User) -
 
     def best(path: str) -> float:
         taken = []
-        for _turn in range(3):
+        for _turn in range(5):
             begun = time.perf_counter()
             assert client.get(path).status_code == 200
             taken.append(time.perf_counter() - begun)
@@ -346,7 +349,11 @@ def test_a_hundred_thousand_keys_are_paged_in_a_tenth_of_a_second(owner: User) -
 
     page = client.get("/keys/").content.decode()
     following = re.findall(r'rel="next" href="([^"]+)"', page)[0].replace("&amp;", "&")
-    # Generous against a busy machine: what matters is that nothing here grows with the number of keys.
-    assert max(best("/keys/"), best(following)) < 0.25
-    assert best("/keys/?q=nothing+like+it") < 0.6
-    assert best("/keys/?state=disabled") < 0.25
+    # Measured by a page without any list: the machine may be busy with other things.
+    allowed = 4 * best("/settings/") + 0.05
+    slow = {
+        path: seconds
+        for path in ("/keys/", following, "/keys/?q=nothing+like+it", "/keys/?state=disabled")
+        if (seconds := best(path)) > allowed
+    }
+    assert slow == {}
