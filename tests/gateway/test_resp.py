@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.resp import Address, Pipe, RedisAway, Script, parse_url
 from tests.gateway.test_upstream import self_signed
@@ -114,6 +116,20 @@ def test_a_late_reply_is_waited_for_no_longer_than_the_deadline(gateway_redis: R
             assert await pipe.ask(None, ("PING",)) == b"PONG"
 
     asyncio.run(scenario())
+
+
+def test_a_process_that_was_busy_itself_does_not_blame_redis(gateway_redis: RedisServer) -> None:
+    async def scenario() -> None:
+        async with running(gateway_redis.url, deadline_seconds=0.05) as pipe:
+            asked = [pipe.ask(ADD, (1, "busy", 0)) for _ in range(3)]
+            await asyncio.sleep(0)
+            # The whole loop stands still, past the deadline; the replies wait in the socket.
+            time.sleep(0.2)  # noqa: ASYNC251
+            assert await asyncio.gather(*asked) == [0, 0, 0]
+            assert not pipe.is_stalled
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # it runs timers before it reads
+        runner.run(scenario())
 
 
 def test_the_connection_comes_back_by_itself_and_tells_what_was_not_answered() -> None:
