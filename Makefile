@@ -7,7 +7,7 @@ CODE := arkconsole gateway endpoints metering catalog iam audit common demo test
 CHECK_ENV := SECRET_KEY=only-for-checks-that-serve-nothing-0123456789-0123456789 \
   FIELD_ENCRYPTION_KEY=Y2hlY2tzIG9ubHksIG5vdCBhIHNlY3JldCwgMzJieXQ= DATABASE_URL=sqlite://:memory:
 
-.PHONY: help setup setup-dev run test test-unit test-engines check lint types contracts django sentences bench messages lock format clean
+.PHONY: help setup setup-dev run test test-unit test-engines check lint types contracts django sentences bench screenshots messages lock format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -56,9 +56,14 @@ sentences:
 	$(PY) tools/messages.py --check
 
 bench: setup-dev  ## the gateway against nginx, in one interleaved run; then what a version switch costs and how fast it goes back
-	@tools/debian.sh
+	@tools/debian.sh bench
 	$(PY) -m bench.run
 	$(PY) -m bench.switches
+
+screenshots: setup-dev  ## take the pictures of README and docs anew
+	@tools/debian.sh
+	$(PY) -m pytest -q tests/browser/test_screenshots.py
+	mkdir -p docs/img && cp docs/img/run/*.png docs/img/
 
 messages:  ## collect every sentence of code and templates into locale/
 	$(PY) tools/messages.py

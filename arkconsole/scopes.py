@@ -25,9 +25,11 @@ def search(*, project_id: str, text: str, limit: int) -> Sequence[Choice]:
         Choice(ENDPOINT, pk, name) for pk, name in endpoints.order_by("-created_at").values_list("pk", "name")[:limit]
     ]
     needle = text.lower()
-    for version in ModelVersion.objects.select_related("model"):
-        if needle in version.public_id or needle in version.model.display_name.lower():
-            found.append(Choice(MODEL, version.public_id, str(version)))
+    found += [
+        Choice(MODEL, version.public_id, str(version))
+        for version in ModelVersion.objects.select_related("model")
+        if needle in version.public_id or needle in version.model.display_name.lower()
+    ]
     return found[:limit]
 
 

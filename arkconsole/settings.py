@@ -186,6 +186,16 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
 else:
     _database.setdefault("CONN_MAX_AGE", 60)
     _database.setdefault("CONN_HEALTH_CHECKS", True)
+    if _database["ENGINE"] == "django.db.backends.postgresql":
+        # A database host that vanished is noticed within seconds, not after the kernel's two hours.
+        _database["OPTIONS"] = {
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
+            **_database.get("OPTIONS", {}),
+        }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Throttling of sign-in must not need Redis, and must hold over several console processes: the database's cache table.
@@ -221,6 +231,7 @@ ACCOUNT_ADAPTER = "iam.adapters.AccountAdapter"
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 # What API keys may be scoped to lives in rooms above `iam`.
 IAM_SCOPE_CATALOGUE = "arkconsole.scopes"
 CSRF_FAILURE_VIEW = "arkconsole.views.csrf_failure"
@@ -317,13 +328,16 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "filters": {"calm": {"()": "arkconsole.logs.Calm"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "httpx": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},
-        "celery.beat": {"level": "WARNING"},
+        "celery.beat": {"level": "WARNING", "filters": ["calm"]},
         "celery.app.trace": {"level": "WARNING"},
         "celery.worker.strategy": {"level": "WARNING"},
+        # A tick that waited too long is dropped by design, a line for each says nothing.
+        "celery.worker.request": {"level": "WARNING"},
     },
 }

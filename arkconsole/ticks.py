@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-GRACE = timedelta(seconds=30)
+GRACE = timedelta(seconds=15)
+"""Pages say that ticks are late a while before the supervisor, after 30 seconds, restarts who should send them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ ROUTES: dict[str, dict[str, str]] = {
 
 
 def are_late(now: datetime) -> bool:
-    """Whether any tick has not run for its interval and 30 seconds, or never; one query.
+    """Whether any tick has not run for its interval and `GRACE`, or never; one query.
 
     A heartbeat that lies ahead (the clock was set back) says nothing about now, and counts as late too.
     """

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
 
 from audit.models import Event
 
@@ -15,7 +16,7 @@ class EventAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("at", "project_id", "actor_name", "action", "resource_name", "outcome", "source_ip")
     list_filter = ("outcome",)
     search_fields = ("=project_id", "=actor_name", "=action", "=resource", "=request_id")
-    search_help_text = "project, actor, action, resource or request id, whole"
+    search_help_text = _("A project id, who, an action, a TRN or a request id, each written whole.")
     show_full_result_count = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:

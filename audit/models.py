@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 
 class AppendOnly(Exception):
@@ -25,31 +26,33 @@ class Event(models.Model):
     """One thing somebody did or tried. `previous_hash` and `hash` chain it to the event before in its project."""
 
     class Outcome(models.TextChoices):
-        ALLOWED = "allowed"
-        DENIED = "denied"
-        FAILED = "failed"
+        ALLOWED = "allowed", _("Allowed")
+        DENIED = "denied", _("Denied")
+        FAILED = "failed", _("Failed")
 
-    project_id = models.CharField(max_length=64)
-    project_name = models.CharField(max_length=128, blank=True)
-    sequence = models.BigIntegerField()
-    at = models.DateTimeField()
-    actor_id = models.CharField(max_length=64)
-    actor_name = models.CharField(max_length=150)
-    action = models.CharField(max_length=64)
-    resource = models.CharField(max_length=255, blank=True, help_text="TRN of what was acted on")
-    resource_name = models.CharField(max_length=255, blank=True)
-    outcome = models.CharField(max_length=8, choices=Outcome)
-    reason = models.CharField(max_length=255, blank=True)
-    source_ip = models.CharField(max_length=45, blank=True)
-    request_id = models.CharField(max_length=64, blank=True)
-    changes = models.JSONField(default=dict, help_text="{field: [before, after]}")
-    previous_hash = models.CharField(max_length=64)
-    hash = models.CharField(max_length=64)
+    project_id = models.CharField(_("project id"), max_length=64)
+    project_name = models.CharField(_("project"), max_length=128, blank=True)
+    sequence = models.BigIntegerField(_("number in its chain"))
+    at = models.DateTimeField(_("time"))
+    actor_id = models.CharField(_("user id"), max_length=64)
+    actor_name = models.CharField(_("who"), max_length=150)
+    action = models.CharField(_("action"), max_length=64)
+    resource = models.CharField("TRN", max_length=255, blank=True)
+    resource_name = models.CharField(_("resource"), max_length=255, blank=True)
+    outcome = models.CharField(_("outcome"), max_length=8, choices=Outcome)
+    reason = models.CharField(_("reason"), max_length=255, blank=True)
+    source_ip = models.CharField(_("source address"), max_length=45, blank=True)
+    request_id = models.CharField(_("request id"), max_length=64, blank=True)
+    changes = models.JSONField(_("changes"), default=dict, help_text="{field: [before, after]}")
+    previous_hash = models.CharField(_("hash of the event before"), max_length=64)
+    hash = models.CharField(_("hash"), max_length=64)
 
     objects = EventQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar[list[str]] = ["-id"]
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.UniqueConstraint(fields=["project_id", "sequence"], name="audit_event_project_sequence"),
         ]
@@ -61,7 +64,7 @@ class Event(models.Model):
         return f"{self.project_id}#{self.sequence} {self.action} {self.outcome}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        if self.pk is not None:
+        if not self._state.adding:
             raise AppendOnly("audit events are never changed")
         super().save(*args, **kwargs)
 

@@ -15,7 +15,6 @@ from django.db import transaction
 from audit.models import Event, Head
 from common.errors import DomainError, NotAllowed
 
-
 # The chain of acts that concern no single project: sign-in, users, policies, the catalogue.
 GLOBAL = "*"
 
@@ -115,11 +114,14 @@ def _append(*, by: ActorLike, action: str, noted: Attempt, outcome: Event.Outcom
         "request_id": by.request_id,
     }  # fmt: skip
     for name, text in texts.items():
-        setattr(event, name, _fit(text, Event._meta.get_field(name).max_length))
+        setattr(event, name, _fit(text, _LENGTHS[name]))
     event.hash = digest(event)
     event.save()
     head.sequence, head.hash = event.sequence, event.hash
     head.save(update_fields=["sequence", "hash"])
+
+
+_LENGTHS = {field.name: field.max_length for field in Event._meta.concrete_fields}
 
 
 def _fit(text: str, length: int | None) -> str:

@@ -12,6 +12,7 @@ from django.db import models
 from django.db.models import Exists, OuterRef, Prefetch, Q
 from django.utils.translation import gettext_lazy as _
 
+from audit.services import GLOBAL
 from common.fields import EncryptedTextField
 
 
@@ -108,8 +109,8 @@ class ModelServer(models.Model):
 
     @property
     def project_id(self) -> str:
-        """The catalogue belongs to no project; its record is kept under "system"."""
-        return "system"
+        """The catalogue belongs to no project; its record is kept in the chain of acts that concern none."""
+        return GLOBAL
 
     @property
     def is_live(self) -> bool:

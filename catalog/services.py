@@ -1,4 +1,4 @@
-"""What people and ticks do to the catalogue. Every act of a person is audited under the project "system"."""
+"""What people and ticks do to the catalogue, audited in the chain of acts that concern no single project."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from common.errors import DomainError
 from common.models import RouteChange
 from iam.actors import Actor
 
-PROJECT = "system"
-"""The catalogue belongs to no project; its acts are recorded under this name."""
+PROJECT = audit.GLOBAL
+"""The catalogue belongs to no project, and no project can have this id."""
 
 FAILED_PROBES_TO_DOWN = 3
 PROBE_SECONDS = 10
@@ -37,6 +37,9 @@ class _Catalogue:
 
     project_id: str = PROJECT
     trn: str = "trn:ark:local:arkconsole:catalogue"
+
+    def __str__(self) -> str:
+        return PROJECT
 
 
 CATALOGUE = _Catalogue()

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
+from django.db import DataError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template import loader
@@ -86,6 +86,9 @@ class _Errors:
         if isinstance(error, OperationalError | InterfaceError):
             log.warning("database away: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
             return database_away(request)
+        if isinstance(error, DataError) and "NUL (0x00)" in str(error):
+            # Looked for under a name that PostgreSQL cannot hold, so it is not there; SQLite simply finds nothing.
+            return render(request, "errors/not_found.html", status=404)
         if isinstance(error, DecryptionError):
             log.error("%s", error)
             error = Unavailable(
@@ -133,5 +136,5 @@ def _signed_out(request: HttpRequest, response: HttpResponse) -> HttpResponse | 
     target = urlsplit(response.headers["Location"])
     if not target.path.startswith("/accounts/login"):
         return None
-    here = urlsplit(request.htmx.current_url_abs_path or "/")  # type: ignore[attr-defined]
-    return HttpResponseClientRedirect(f"{target.path}?next={here.path}")
+    here = request.htmx.current_url_abs_path or "/"  # type: ignore[attr-defined]
+    return HttpResponseClientRedirect(f"{target.path}?next={quote(here)}")

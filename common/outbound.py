@@ -152,14 +152,16 @@ class Client:
         self._http.close()
 
     def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Answer:
-        return self._send(self._http.build_request("GET", url, headers=headers))
+        return self._send("GET", url, headers=headers)
 
     def post(self, url: str, *, json: Any, headers: Mapping[str, str] | None = None) -> Answer:
-        return self._send(self._http.build_request("POST", url, json=json, headers=headers))
+        return self._send("POST", url, headers=headers, json=json)
 
-    def _send(self, request: httpx.Request) -> Answer:
+    def _send(self, method: str, url: str, *, headers: Mapping[str, str] | None, json: Any = None) -> Answer:
         started = time.monotonic()
         try:
+            # Inside: a host such as `xn--` is refused as soon as the request is made.
+            request = self._http.build_request(method, url, headers=headers, json=json)
             response = self._http.send(request, stream=True)
             try:
                 body = self._read(response, deadline=started + self._total_seconds)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.core.cache import cache
 from django.db import transaction
-from django.http import HttpResponse, HttpResponseBase, JsonResponse, QueryDict, StreamingHttpResponse
+from django.http import Http404, HttpResponse, HttpResponseBase, JsonResponse, QueryDict, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils import timezone
@@ -101,7 +101,7 @@ def create(request: ConsoleRequest) -> HttpResponse:
     """The form for a new endpoint, and making it. The same press twice (same token) makes one endpoint."""
     by, now = actor_of(request), timezone.now()
     data = request.POST if request.method == "POST" else request.GET
-    project = get_object_or_404(Project.objects.visible_to(request.user), pk=data.get("project") or request.project.pk)
+    project = _project(request, data.get("project", ""))
     by.require(services.CREATE, project)
     offer = forms.Offer.at(now, model=data.get("model", ""), version=data.get("version", ""))
     if request.method == "GET" or forms.is_redraw(data):
@@ -115,6 +115,16 @@ def create(request: ConsoleRequest) -> HttpResponse:
             message = _("%(name)s was created. It turns healthy by itself.") % {"name": endpoint.name}
             return htmx.done(request, endpoint.get_absolute_url(), message)
     return _create_page(request, form, project, by, now, status=422)
+
+
+def _project(request: ConsoleRequest, project_id: str) -> Project:
+    """The project that the form was opened in, whatever the switcher says by now; the current one when none is named."""
+    if not project_id:
+        return request.project
+    found = next((each for each in Project.objects.visible_to(request.user) if each.pk == project_id), None)
+    if found is None:
+        raise Http404
+    return found
 
 
 def _blank(data: QueryDict, offer: forms.Offer, *, token: str, project: Project) -> forms.CreateForm:

@@ -167,9 +167,18 @@ class Gateway:
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
             return body
+        try:
+            async with asyncio.timeout(self._config.body_seconds):
+                return await self._read_rest(call, body, limit)
+        except TimeoutError:
+            raise errors.body_too_slow() from None
+
+    @staticmethod
+    async def _read_rest(call: Call, body: bytes, limit: int) -> bytes:
         parts = [body]
         size = len(body)
-        while message.get("more_body"):
+        has_more = True
+        while has_more:
             message = await call.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
@@ -178,6 +187,7 @@ class Gateway:
             size += len(part)
             if size > limit:
                 raise errors.body_too_large(limit)
+            has_more = message.get("more_body", False)
         return b"".join(parts)
 
     async def _route(self, key: KeyRoute, model: str) -> tuple[EndpointRoute, VersionRoute | None]:
@@ -185,7 +195,7 @@ class Gateway:
         routes = self._routes
         try:
             if model.startswith("ep-"):
-                route = routes.endpoint(model) or await routes.find_endpoint(model[:128])
+                route = routes.endpoint(model) or await routes.find_endpoint(model)
                 # Another project's endpoint is answered like one that does not exist.
                 if route is None or route.project_id != key.project_id:
                     raise errors.endpoint_not_found(model)

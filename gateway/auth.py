@@ -41,7 +41,7 @@ class KeyRing:
 
         async def look() -> KeyRoute | None:
             generation = self._generation
-            found = await self._reader.read(self._source.key, digest)
+            found = await self._reader.look_up(self._source.key, digest)
             if generation != self._generation:
                 return found  # changed meanwhile: good for this call, not to be kept
             if found is None:

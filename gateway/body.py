@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from gateway import errors, usage
+from gateway.errors import NOT_JSON
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -29,7 +30,7 @@ def parse(body: bytes) -> Fields:
     """The top-level fields without those that are null (the Ark SDK sends every unset option so). Raises `Refusal`."""
     try:
         fields = _decode_fields(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         raise errors.invalid_parameter("body", "the body is not a JSON object") from None
     nulls = [name for name, value in fields.items() if len(value) == 4 and value == _NULL]
     for name in nulls:
@@ -44,7 +45,7 @@ def model_of(fields: Fields) -> str:
         raise errors.missing_parameter("model")
     try:
         name = _decode_text(raw)
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         raise errors.invalid_parameter("model", "model must be a string") from None
     if not name:
         raise errors.missing_parameter("model")
@@ -106,7 +107,7 @@ def _whole_number(raw: msgspec.Raw | None) -> int | None:
         return None
     try:
         number = _decode_int(raw)
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         return None  # the model server says what is wrong with it
     return number if 0 <= number <= 10_000_000 else None
 
@@ -118,7 +119,7 @@ def asks_usage(fields: Fields) -> bool:
         return False
     try:
         options = _decode_fields(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return True  # not an object: for the model server to refuse
     return any(options.get(name) == _TRUE for name in ("include_usage", "chunk_include_usage"))
 

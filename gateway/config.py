@@ -11,11 +11,16 @@ from gateway.auth import Network
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Settings of one gateway worker. `drain_seconds` is how long `/readyz` says 503 before the listener closes."""
+    """Settings of one gateway worker.
+
+    `body_seconds` is how long a caller may take to send a body, `drain_seconds` how long `/readyz` says 503 before the
+    listener closes.
+    """
 
     redis_url: str
     data_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     max_body_bytes: int = 32 * 1024 * 1024
+    body_seconds: float = 60.0
     max_answer_bytes: int = 128 * 1024 * 1024
     trusted_proxies: tuple[Network, ...] | None = None
     workers: int = 1

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import msgspec
 
+NOT_JSON = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What decoding raises for bytes that are not the JSON that was asked for."""
+
 
 class Refusal(Exception):
     """An answer in place of the one asked for. `{id}` in the message is the call's id."""
@@ -153,6 +156,10 @@ def body_too_large(limit_bytes: int) -> Refusal:
     )
 
 
+def body_too_slow() -> Refusal:
+    return Refusal(408, "RequestTimeout", "BadRequest", "The request body did not arrive in time. Request ID: {id}")
+
+
 def rpm_exceeded(retry_after_seconds: int) -> Refusal:
     return Refusal(
         429,
@@ -278,7 +285,7 @@ def from_upstream(status: int, body: bytes) -> Refusal:
     message, param = "", ""
     try:
         parsed = _decode_error(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         pass
     else:
         if isinstance(parsed.error, _UpstreamError):

@@ -17,14 +17,14 @@ import msgspec
 from gateway import body as request_body
 from gateway import errors, sse
 from gateway import usage as usage_module
-from gateway.errors import AnswerBroken, AnswerTimedOut, ConnectFailed, Refusal, UpstreamFailure
+from gateway.errors import NOT_JSON, AnswerBroken, AnswerTimedOut, ConnectFailed, Refusal, UpstreamFailure
 from gateway.limits import Admission, Limiter
 from gateway.metrics import Labels, Metrics, Series
+from gateway.record import CallFacts, EventWriter
 from gateway.routes import DeploymentRoute, EndpointRoute, KeyRoute, RouteTable, VersionRoute
 from gateway.upstream import Answer, Request, Upstream
 from gateway.usage import Usage
-from metering.events import Outcome, UsageEvent
-from metering.events import encode as encode_event
+from metering.events import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ WATCH_AFTER_SECONDS = 0.05
 WATCH_EVERY_SECONDS = 0.02
 _ERROR_BYTES = 64 * 1024
 _TRY_ANOTHER = frozenset({401, 403, 407, 502, 503, 504})
-_RECORDS_MAX = 20_000
+_CLOSES = (408, 413)
 PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 
 Message = MutableMapping[str, Any]
@@ -52,6 +52,10 @@ _EVENTS = [
 
 class ClientGone(Exception):
     """The caller closed the connection before it had sent its whole request."""
+
+
+class _ToldAlready(Exception):
+    """The model server ended its stream with an error frame, which the caller has got."""
 
 
 class Call:
@@ -109,6 +113,8 @@ class Call:
         more: tuple[tuple[bytes, bytes], ...] = ()
         if refusal.retry_after_seconds is not None:
             more = ((b"retry-after", str(refusal.retry_after_seconds).encode()),)
+        if refusal.status in _CLOSES:
+            more = (*more, (b"connection", b"close"))  # what is left of the body is not worth reading
         await self.answer(refusal.status, refusal.body(self.id), *more)
 
     # -- the caller leaves --
@@ -147,7 +153,7 @@ class Watch:
 
     def add(self, call: Call) -> None:
         """Watch this call when it has lasted long enough; to be called in its own task."""
-        call.task = asyncio.current_task()
+        call.task = asyncio.current_task(self._loop)  # named, since finding the running loop costs a system call
         self._young.append(call)
         if self._timer is None:
             self._timer = self._loop.call_later(WATCH_AFTER_SECONDS, self._look)
@@ -160,6 +166,29 @@ class Watch:
             young.popleft().begin_watch()
         if young:
             self._timer = self._loop.call_later(WATCH_EVERY_SECONDS, self._look)
+
+
+class FailureLog:
+    """Says which model servers fail, but not for each of thousands of calls: at most `LINES` lines per server and minute."""
+
+    LINES = 20
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._minute = 0
+        self._counts: dict[int, int] = {}
+
+    def failure(self, call_id: str, server_id: int, what: str) -> None:
+        minute = int(self._clock() / 60)
+        if minute != self._minute:
+            for failed, count in self._counts.items():
+                if count > self.LINES:
+                    log.warning("model server %s: %d more failures in that minute", failed, count - self.LINES)
+            self._minute = minute
+            self._counts.clear()
+        count = self._counts[server_id] = self._counts.get(server_id, 0) + 1
+        if count <= self.LINES:
+            log.warning("call %s: model server %s: %s", call_id, server_id, what)
 
 
 class Forwarder:
@@ -179,10 +208,10 @@ class Forwarder:
         self._limiter = limiter
         self._upstream = upstream
         self._metrics = metrics
-        self._worker = worker
         self._max_answer_bytes = max_answer_bytes
         self._loop = asyncio.get_running_loop()
-        self._records: dict[tuple[str | int, ...], str] = {}
+        self._log = FailureLog(self._loop.time)
+        self._events = EventWriter(worker)
         self.in_flight = 0
 
     async def run(self, call: Call) -> None:
@@ -214,6 +243,8 @@ class Forwarder:
             elif call.has_started:
                 outcome = Outcome.CUT
             await call.refuse(refusal)
+        except _ToldAlready:
+            outcome, refusal = Outcome.CUT, errors.answer_cut()
         except asyncio.CancelledError:
             outcome = Outcome.CLIENT_CLOSED if call.is_client_gone else Outcome.CUT
             raise
@@ -244,28 +275,10 @@ class Forwarder:
             raise errors.tpm_exceeded(max(admission.retry_after_seconds, 1))
 
     def _record(self, call: Call, route: EndpointRoute, version: VersionRoute) -> bytes:
-        """The usage event, as JSON, should this worker die during the call."""
-        assert call.key is not None
-        switch = route.switch
-        same: tuple[str | int, ...] = (route.id, version.id, call.key.id, call.api)
-        if switch is not None:
-            same = (*same, switch.id, switch.soak)
-        known = self._records.get(same)
-        if known is None:
-            if len(self._records) > _RECORDS_MAX:
-                self._records.clear()
-            fields = {
-                "endpoint_id": route.id, "project_id": route.project_id, "version_id": version.id,
-                "model_id": version.model_id, "key_id": call.key.id, "api": call.api, "outcome": Outcome.LOST.value,
-                "status": 500, "code": "InternalServiceError", "is_estimated": True, "worker": self._worker,
-            }  # fmt: skip
-            if switch is not None:
-                fields["switch_id"], fields["rung"] = switch.id, switch.soak
-            known = self._records[same] = _encode(fields)[:-1].decode()
-        is_stream = "true" if call.is_stream else "false"
-        return (
-            f'{known},"call_id":"{call.id}","at":{call.at_ms},"input_tokens":{call.input_estimate},"is_stream":{is_stream}}}'
-        ).encode()
+        """The usage event should this worker die during the call."""
+        facts = CallFacts(call.id, call.at_ms, "lost", 500, "InternalServiceError", 0, None, call.is_stream)
+        facts.input_tokens, facts.is_estimated = call.input_estimate, True
+        return self._events.encode(facts, route=route, version=version, key_id=_key_id(call), api=call.api)
 
     # -- to the model server and back --
 
@@ -321,7 +334,7 @@ class Forwarder:
         elif isinstance(error, AnswerTimedOut):
             kind, refusal = "timeout", errors.answer_timed_out()
         self._metrics.upstream_errors[str(server_id), kind] += 1
-        log.warning("call %s: model server %s: %s", call.id, server_id, error)
+        self._log.failure(call.id, server_id, str(error))
         return refusal
 
     async def _error_answer(self, call: Call, server_id: int, answer: Answer) -> Refusal:
@@ -333,7 +346,7 @@ class Forwarder:
         finally:
             answer.close()
         if answer.status in _TRY_ANOTHER or answer.status >= 500:
-            log.warning("call %s: model server %s answered %s", call.id, server_id, answer.status)
+            self._log.failure(call.id, server_id, f"answered {answer.status}")
         if answer.status < 400:
             return errors.bad_answer()
         return errors.from_upstream(answer.status, data)
@@ -346,7 +359,7 @@ class Forwarder:
             raise errors.answer_cut() from None
         try:
             fields = _decode_fields(data)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except NOT_JSON:
             self._metrics.upstream_errors[str(_server_id(call)), "not json"] += 1
             raise errors.bad_answer() from None
         if (raw := fields.get("usage")) is not None:
@@ -383,6 +396,10 @@ class Forwarder:
         if not is_whole:
             raise errors.answer_cut()
         await send({"type": "http.response.body", "body": rewriter.finish(), "more_body": False})
+        if rewriter.has_error:
+            # The caller has the server's own words already; the ledger must not call that a success.
+            self._metrics.upstream_errors[str(_server_id(call)), "error frame"] += 1
+            raise _ToldAlready
 
     @staticmethod
     def _count_stream(call: Call, rewriter: sse.StreamRewriter) -> None:
@@ -405,58 +422,50 @@ class Forwarder:
                 call.usage = Usage(call.input_estimate, is_estimated=True)
         elif outcome is not Outcome.SUCCESS:
             status, code = 500, "InternalServiceError"
-        event = self._event(call, route, outcome, status, code)
-        tokens = event.input_tokens + event.output_tokens
+        facts = self._facts(call, outcome, status, code)
         self._limiter.settle(
-            call.admission, call_id=call.id, endpoint_id=route.id, tokens=tokens, event=encode_event(event)
+            call.admission,
+            call_id=call.id,
+            endpoint_id=route.id,
+            tokens=facts.input_tokens + facts.output_tokens,
+            event=self._events.encode(facts, route=route, version=call.version, key_id=_key_id(call), api=call.api),
         )
-        _count(event, series)
+        _count(facts, series)
 
-    def _event(self, call: Call, route: EndpointRoute, outcome: Outcome, status: int, code: str) -> UsageEvent:
-        usage = call.usage
+    def _facts(self, call: Call, outcome: Outcome, status: int, code: str) -> CallFacts:
+        usage = call.usage or _NO_USAGE  # a call that reached no server used nothing
         deployment = call.deployment
         admission = call.admission
-        version = call.version
-        switch = route.switch
-        if usage is None:
-            usage = _NO_USAGE  # a call that reached no server used nothing
+        started_at = call.started_at
+        first_token_at = call.first_token_at
         overrun = 0
         if admission is not None and admission.limit is None and deployment is not None:
-            overrun = max(usage.input_tokens + usage.output_tokens - admission.reserved, 0)
-        return UsageEvent(
-            call_id=call.id,
-            at=call.at_ms,
-            endpoint_id=route.id,
-            project_id=route.project_id,
-            api=call.api,
-            outcome=outcome,
-            status=status,
-            code=code,
-            duration_ms=int((self._loop.time() - call.started_at) * 1000),
-            first_token_ms=None if call.first_token_at is None else int((call.first_token_at - call.started_at) * 1000),
-            request_id=call.client_id.decode("latin-1"),
-            version_id=route.version_id if version is None else version.id,
-            model_id="" if version is None else version.model_id,
-            server_id=None if deployment is None else deployment.server.id,
-            deployment_id=None if deployment is None else deployment.id,
-            key_id=None if call.key is None else call.key.id,
-            is_stream=call.is_stream,
-            input_tokens=usage.input_tokens,
-            cached_tokens=usage.cached_tokens,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            is_estimated=usage.is_estimated,
-            overrun_tokens=overrun,
-            limit=None if admission is None else admission.limit,
-            switch_id=None if switch is None else switch.id,
-            rung=None if switch is None else switch.soak,
-            parameters=call.parameters,
-            source_ip=call.source_ip,
-            worker=self._worker,
+            overrun = usage.input_tokens + usage.output_tokens - admission.reserved
+        return CallFacts(
+            call.id,
+            call.at_ms,
+            outcome.value,
+            status,
+            code,
+            int((self._loop.time() - started_at) * 1000),
+            None if first_token_at is None else int((first_token_at - started_at) * 1000),
+            call.is_stream,
+            usage.input_tokens,
+            usage.cached_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+            usage.is_estimated,
+            max(0, overrun),
+            None if admission is None else admission.limit,
+            None if deployment is None else deployment.server.id,
+            None if deployment is None else deployment.id,
+            call.client_id.decode("latin-1"),
+            call.source_ip,
+            call.parameters,
         )
 
 
-def _count(event: UsageEvent, series: Series) -> None:
+def _count(event: CallFacts, series: Series) -> None:
     series.count(event.code, event.status)
     series.overrun_tokens += event.overrun_tokens
     if not (event.input_tokens or event.output_tokens):
@@ -466,7 +475,7 @@ def _count(event: UsageEvent, series: Series) -> None:
     series.output_tokens += event.output_tokens
     series.cached_tokens += event.cached_tokens
     series.reasoning_tokens += event.reasoning_tokens
-    if event.outcome is not Outcome.SUCCESS:
+    if event.code != "Success":
         return
     if event.cached_tokens:
         series.cache_hits += 1
@@ -485,6 +494,11 @@ def _labels(call: Call) -> Labels:
     version = call.version
     base_model, model = ("", "") if version is None else (version.base_model, version.model_id)
     return call.route.project_id, call.route.id, call.api, base_model, model
+
+
+def _key_id(call: Call) -> int:
+    assert call.key is not None
+    return call.key.id
 
 
 def _server_id(call: Call) -> int:

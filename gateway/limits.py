@@ -12,8 +12,9 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -181,17 +182,13 @@ class RedisLimiter:
         return Admission(reply, None, 0, now)
 
     def settle(self, admission: Admission | None, *, call_id: str, endpoint_id: str, tokens: int, event: bytes) -> None:
-        spool = self._spool
         if admission is not None and admission.limit is None and tokens != admission.reserved:
             window = self._windows.get(endpoint_id)
             if window is not None:
                 window.settle(self._clock(), admission, tokens)
 
-        def done(reply: Any) -> None:
-            if isinstance(reply, Exception):
-                spool(event)
-
-        self._pipe.submit(SETTLE, self._settle_args(self._open_key, call_id, endpoint_id, tokens, event), done)
+        args = self._settle_args(self._open_key, call_id, endpoint_id, tokens, event)
+        self._pipe.submit(SETTLE, args, partial(self._spool, event))
 
     async def replay(self, lines: list[bytes]) -> None:
         """Settle spooled events (of any worker). Raises `RedisAway` unless all were taken."""

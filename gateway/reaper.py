@@ -10,6 +10,7 @@ import msgspec
 import redis as redis_client
 
 from common import redis
+from gateway.errors import NOT_JSON
 from gateway.limits import OPEN_PREFIX, SETTLE, WINDOW_PREFIX, new_generation
 from gateway.workers import WORKER_PREFIX, WORKERS_KEY
 from metering import events
@@ -57,7 +58,7 @@ def _open_records(client: redis_client.Redis, worker: str, now_ms: int) -> Itera
         body = record.split(b" ", 2)[-1]
         try:
             event = events.decode(body)
-        except msgspec.MsgspecError:
+        except NOT_JSON:
             log.error("open record of call %s cannot be read", call_id.decode())
             continue
         yield (

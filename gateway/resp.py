@@ -98,18 +98,30 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-OnReply = Callable[[Any], None]
-"""Called once with the reply, or with `RedisAway` when there is none to come."""
-
-
 class _Pending:
-    __slots__ = ("args", "at", "done", "script")
+    """A command without an answer yet: `future` hears the answer, or `on_lost` that there will be none."""
 
-    def __init__(self, script: Script | None, args: tuple[Arg, ...], at: float, done: OnReply) -> None:
+    __slots__ = ("args", "at", "future", "on_lost", "script")
+
+    def __init__(
+        self,
+        script: Script | None,
+        args: tuple[Arg, ...],
+        at: float,
+        future: asyncio.Future[Any] | None,
+        on_lost: Callable[[], None] | None,
+    ) -> None:
         self.script = script
         self.args = args
         self.at = at
-        self.done = done
+        self.future = future
+        self.on_lost = on_lost
+
+    def fail(self, reason: str) -> None:
+        if self.on_lost is not None:
+            self.on_lost()
+        elif self.future is not None and not self.future.done():
+            self.future.set_exception(RedisAway(reason))
 
 
 class Pipe:
@@ -152,35 +164,22 @@ class Pipe:
         """How many commands have no answer yet."""
         return len(self._protocol.queue) if self._protocol else 0
 
-    def submit(self, script: Script | None, args: tuple[Arg, ...], done: OnReply) -> None:
-        """Send now, hear later. `done` gets the reply, or `RedisAway` (also at once, while there is no connection)."""
+    def submit(self, script: Script | None, args: tuple[Arg, ...], on_lost: Callable[[], None]) -> None:
+        """Send and wait for nothing. `on_lost` is called when Redis did not confirm it, at once without a connection."""
         protocol = self._protocol
         if protocol is None:
-            done(RedisAway("no connection"))
+            on_lost()
         else:
-            protocol.send(script, args, done)
+            protocol.send(script, args, None, on_lost)
 
-    def ask(self, script: Script | None, args: tuple[Arg, ...], late: OnReply | None = None) -> asyncio.Future[Any]:
-        """Send and get a future for the reply: it raises `RedisAway` at the deadline at the latest.
-
-        A reply that comes after the deadline goes to `late`.
-        """
+    def ask(self, script: Script | None, args: tuple[Arg, ...]) -> asyncio.Future[Any]:
+        """Send and get a future for the reply: it raises `RedisAway` at the deadline at the latest."""
         future: asyncio.Future[Any] = self._loop.create_future()
         protocol = self._protocol
         if protocol is None or protocol.is_stalled:
             future.set_exception(RedisAway("no connection" if protocol is None else "stalled"))
-            return future
-
-        def done(reply: Any) -> None:
-            if future.done():
-                if late is not None and not isinstance(reply, Exception):
-                    late(reply)
-            elif isinstance(reply, Exception):
-                future.set_exception(reply if isinstance(reply, RedisAway) else RedisAway(str(reply)))
-            else:
-                future.set_result(reply)
-
-        protocol.send(script, args, done, future)
+        else:
+            protocol.send(script, args, future, None)
         return future
 
     async def run(self) -> None:
@@ -255,42 +254,34 @@ class _RespProtocol(asyncio.Protocol):
         self._deadline = deadline_seconds
         self._reader = hiredis.Reader()
         self._transport: Any = None
-        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.queue: deque[_Pending] = deque()
+        self._was_late = False
         self.is_stalled = False
         self.closed: asyncio.Future[None] = loop.create_future()
         self.reason = "closed by Redis"
 
     def send(
-        self, script: Script | None, args: tuple[Arg, ...], done: OnReply, future: asyncio.Future[Any] | None = None
+        self,
+        script: Script | None,
+        args: tuple[Arg, ...],
+        future: asyncio.Future[Any] | None,
+        on_lost: Callable[[], None] | None,
     ) -> None:
+        pending = _Pending(script, args, self._loop.time(), future, on_lost)
         if self.closed.done():
             # Ended, and the pipe has not heard of it yet: this must fail like everything that was on the way.
-            done(RedisAway(self.reason))
+            pending.fail(self.reason)
             return
-        now = self._loop.time()
-        self.queue.append(_Pending(script, args, now, done))
-        if future is not None:
-            self._waiting.append((now, future))
+        self.queue.append(pending)
         if self._timer is None:
             self._timer = self._loop.call_later(CHECK_SECONDS, self._check)
-        command = args if script is None else ("EVALSHA", script.sha, *args)
-        self._transport.write(_pack(command))
+        self._transport.write(_pack(args if script is None else ("EVALSHA", script.sha, *args)))
 
     async def first(self, *args: Arg) -> Any:
         """A command of the set-up; raises `RedisAway` with what Redis said."""
         future: asyncio.Future[Any] = self._loop.create_future()
-
-        def done(reply: Any) -> None:
-            if future.done():
-                return
-            if isinstance(reply, Exception):
-                future.set_exception(RedisAway(str(reply)))
-            else:
-                future.set_result(reply)
-
-        self.send(None, args, done)
+        self.send(None, args, future, None)
         return await future
 
     def end(self, reason: str) -> None:
@@ -303,10 +294,8 @@ class _RespProtocol(asyncio.Protocol):
             self._timer = None
         self._transport.abort()
         queue, self.queue = self.queue, deque()
-        self._waiting.clear()
-        away = RedisAway("the connection ended")
         for pending in queue:
-            pending.done(away)
+            pending.fail("the connection ended")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -327,8 +316,8 @@ class _RespProtocol(asyncio.Protocol):
                 pending = queue.popleft()
                 if isinstance(reply, hiredis.ReplyError):
                     self._refused(pending, reply)
-                else:
-                    pending.done(reply)
+                elif pending.future is not None and not pending.future.done():
+                    pending.future.set_result(reply)
         except hiredis.ProtocolError:
             self.end("not a Redis protocol")
 
@@ -340,7 +329,7 @@ class _RespProtocol(asyncio.Protocol):
             command = ("EVAL", script.source, *pending.args)
             self._transport.write(_pack(command))
             return
-        pending.done(RedisAway(text))
+        pending.fail(text)
         if text.startswith(("READONLY", "LOADING", "MASTERDOWN")):
             self.end(text)  # it may be another server by the time we are back
 
@@ -348,12 +337,19 @@ class _RespProtocol(asyncio.Protocol):
         """One timer for all deadlines."""
         now = self._loop.time()
         self._timer = None
-        waiting = self._waiting
         limit = now - self._deadline
-        while waiting and (waiting[0][1].done() or waiting[0][0] <= limit):
-            _at, future = waiting.popleft()
-            if not future.done():
-                future.set_exception(RedisAway("deadline"))
+        is_late = bool(self.queue) and self.queue[0].at <= limit
+        if is_late and not self._was_late:
+            # It may be this process that was late: let the loop read first what Redis has answered long ago.
+            self._was_late = True
+            self._timer = self._loop.call_later(0.001, self._check)
+            return
+        self._was_late = is_late
+        for pending in self.queue:
+            if pending.at > limit:
+                break
+            if pending.future is not None and not pending.future.done():
+                pending.future.set_exception(RedisAway("deadline"))
         oldest = self.queue[0].at if self.queue else now
         self.is_stalled = oldest <= limit
         if now - oldest > DEAD_SECONDS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +27,14 @@ POLL_SECONDS = 0.5
 WINDOW_SECONDS = 30.0
 """How long a `RouteChange` with a lower id may still appear: PostgreSQL commits ids out of order."""
 LOOKUP_SECONDS = 3.0
+LOOKUPS_MAX = 200
+FOLLOW_SECONDS = 30.0
 NEGATIVE_SECONDS = 2.0
 NEGATIVE_MAX = 10_000
 CIRCUIT_FAILURES = 2
 CIRCUIT_SECONDS = 5.0
+
+_ENDPOINT_ID = re.compile(r"ep-[A-Za-z0-9._-]{1,61}")
 
 T = TypeVar("T")
 
@@ -193,17 +198,30 @@ class Negative(Generic[T]):
 
 
 class Reader:
-    """Runs a source's reads in two threads of its own, one read per key at a time, each with a deadline."""
+    """Runs a source's reads in threads of its own, one read per key at a time, each with a deadline.
+
+    What follows changes has a thread to itself, so that a flood of unknown keys never makes routes stale; how many
+    look-ups may wait is bounded.
+    """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="routes")
+        self._lookups = ThreadPoolExecutor(max_workers=2, thread_name_prefix="lookups")
+        self._following = ThreadPoolExecutor(max_workers=1, thread_name_prefix="routes")
         self._flights: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def read(self, function: Callable[..., T], *args: Any, deadline_seconds: float = LOOKUP_SECONDS) -> T:
-        """Call `function` in a thread. Raises `SourceAway`, also when it takes too long."""
+    async def look_up(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function` in a thread. Raises `SourceAway`, also when it takes too long or too many wait."""
+        return await self._run(self._lookups, LOOKUP_SECONDS, function, *args)
+
+    async def follow(self, function: Callable[..., T], *args: Any) -> T:
+        """The same for what keeps the table up to date, with more patience."""
+        return await self._run(self._following, FOLLOW_SECONDS, function, *args)
+
+    @staticmethod
+    async def _run(pool: ThreadPoolExecutor, seconds: float, function: Callable[..., T], *args: Any) -> T:
         try:
-            async with asyncio.timeout(deadline_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
         except TimeoutError:
             raise SourceAway("no answer in time") from None
 
@@ -211,6 +229,8 @@ class Reader:
         """The result of `make()`, shared with everybody who asks for `key` meanwhile."""
         task = self._flights.get(key)
         if task is None:
+            if len(self._flights) >= LOOKUPS_MAX:
+                raise SourceAway("too many look-ups wait")
             task = asyncio.ensure_future(make())
             self._flights[key] = task
             task.add_done_callback(lambda _task: self._flights.pop(key, None))
@@ -218,7 +238,8 @@ class Reader:
         return result
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._lookups, self._following):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Circuit:
@@ -297,11 +318,12 @@ class RouteTable:
     async def find_endpoint(self, endpoint_id: str) -> EndpointRoute | None:
         """An endpoint, looked up when it is not known yet. Raises `SourceAway`."""
         known = self._endpoints.get(endpoint_id)
-        if known is not None or endpoint_id in self._missing:
+        # What cannot be an id (a NUL, say, which PostgreSQL refuses with an error) is not worth a question.
+        if known is not None or endpoint_id in self._missing or not _ENDPOINT_ID.fullmatch(endpoint_id):
             return known
 
         async def look() -> EndpointRoute | None:
-            found = await self._reader.read(self._source.endpoints, [endpoint_id])
+            found = await self._reader.look_up(self._source.endpoints, [endpoint_id])
             if not found:
                 self._missing.add(endpoint_id)
                 return None
@@ -323,7 +345,7 @@ class RouteTable:
             return known
 
         async def look() -> EndpointRoute:
-            found = await self._reader.read(self._source.preset, project_id, version_id)
+            found = await self._reader.look_up(self._source.preset, project_id, version_id)
             self._put(found)
             return found
 
@@ -376,11 +398,11 @@ class RouteTable:
 
     async def _load(self) -> None:
         # First the position, then the rows: what changes in between is read twice, not missed.
-        last = await self._reader.read(self._source.last_change)
+        last = await self._reader.follow(self._source.last_change)
         floor = max(last - 1000, 0)
-        recent = await self._reader.read(self._source.changes, floor)
+        recent = await self._reader.follow(self._source.changes, floor)
         await self._load_versions()
-        endpoints = await self._reader.read(self._source.endpoints, None, deadline_seconds=60)
+        endpoints = await self._reader.follow(self._source.endpoints, None)
         self._endpoints = {}
         self._presets = {}
         for route in endpoints:
@@ -392,12 +414,12 @@ class RouteTable:
         log.info("routes loaded: %d endpoints, %d versions", len(self._endpoints), len(self._versions))
 
     async def _load_versions(self) -> None:
-        versions = await self._reader.read(self._source.versions, deadline_seconds=30)
+        versions = await self._reader.follow(self._source.versions)
         self._versions = {version.id: version for version in versions}
         self._models = {version.model_id: version for version in versions}
 
     async def _follow(self) -> None:
-        rows = await self._reader.read(self._source.changes, self._floor, deadline_seconds=30)
+        rows = await self._reader.follow(self._source.changes, self._floor)
         new = [change for change in rows if change.id not in self._seen]
         if new:
             await self._apply(new)
@@ -427,7 +449,7 @@ class RouteTable:
         wanted = list(ids)
         for start in range(0, len(wanted), 500):
             batch = wanted[start : start + 500]
-            found = {route.id: route for route in await self._reader.read(self._source.endpoints, batch)}
+            found = {route.id: route for route in await self._reader.follow(self._source.endpoints, batch)}
             if self._lacks_versions(found.values()):
                 await self._load_versions()
             for endpoint_id in batch:

@@ -14,12 +14,15 @@ from collections import deque
 
 import msgspec
 
+from gateway.errors import NOT_JSON
+
 TAIL_BYTES = 4096
 HOLD_BYTES = 1024 * 1024
 """An event larger than this is handed on in pieces."""
 _LOOKS = 8
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
+_ERROR = re.compile(rb'^data:\s*\{\s*"error"\s*:\s*[{"]', re.MULTILINE)
 _MODEL_KEYS = (b'"model":', b'"model": ')
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -91,6 +94,11 @@ class StreamRewriter:
         """Whether the stream said `[DONE]`."""
         return b"[DONE]" in self.tail[-64:]
 
+    @property
+    def has_error(self) -> bool:
+        """Whether the server itself said, near the end, that it failed."""
+        return _ERROR.search(self.tail) is not None
+
     def feed(self, chunk: bytes) -> bytes:
         """What may be sent to the caller now; may be empty."""
         tail = self._tail
@@ -138,7 +146,7 @@ class StreamRewriter:
                 self.has_token = True
             try:
                 parsed = _decode_chunk(payload)
-            except (msgspec.MsgspecError, RecursionError):
+            except NOT_JSON:
                 continue
             if self._is_learning and (name := bytes(parsed.model)).startswith(b'"'):
                 self._is_learning = False
@@ -182,7 +190,7 @@ def _is_usage_event(event: bytes) -> bool:
         return False
     try:
         fields = _decode_fields(payload)
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return False
     choices = bytes(fields.get("choices", b"")).replace(b" ", b"")
     return choices == b"[]" and bytes(fields.get("usage", b"")).startswith(b"{")

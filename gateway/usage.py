@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.errors import NOT_JSON
+
 
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
@@ -46,18 +48,22 @@ def parse(raw: bytes | msgspec.Raw) -> Usage | None:
     """The usage object of an answer, or None when it is null or not one. Never raises; negative counts become 0."""
     try:
         found = _decode_usage(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return None
     inputs = found.prompt_tokens if found.prompt_tokens is not None else found.input_tokens
     outputs = found.completion_tokens if found.completion_tokens is not None else found.output_tokens
     if inputs is None and outputs is None and found.total_tokens is None:
         return None
-    inputs = max(inputs if inputs is not None else (found.total_tokens or 0), 0)
-    outputs = max(outputs or 0, 0)
-    details = found.prompt_tokens_details
-    cached = (details.cached_tokens if details else None) or found.prompt_cache_hit_tokens or 0
-    reasoning = (found.completion_tokens_details.reasoning_tokens if found.completion_tokens_details else None) or 0
-    return Usage(inputs, min(max(cached, 0), inputs), outputs, min(max(reasoning, 0), outputs))
+    inputs = _clean(inputs if inputs is not None else found.total_tokens)
+    outputs = _clean(outputs)
+    details, more = found.prompt_tokens_details, found.completion_tokens_details
+    cached = _clean((details.cached_tokens if details is not None else None) or found.prompt_cache_hit_tokens)
+    reasoning = _clean(more.reasoning_tokens if more is not None else None)
+    return Usage(inputs, min(inputs, cached), outputs, min(outputs, reasoning))
+
+
+def _clean(count: int | None) -> int:
+    return count if count is not None and count > 0 else 0
 
 
 def last_in(tail: bytes) -> Usage | None:

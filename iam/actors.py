@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from django.db.models import Model
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
@@ -33,7 +34,7 @@ class Actor:
 
     def can(self, action: str, resource: Resource) -> bool:
         """Whether `action` (such as `ark:StopEndpoint`) on `resource` is allowed."""
-        return self.user is None or self.user.has_perm(action, resource)
+        return self.user is None or self.user.has_perm(action, cast(Model, resource))
 
     def require(self, action: str, resource: Resource) -> None:
         """Raise `NotAllowed`, naming the missing action, unless `can`."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import audit.services
 from allauth.account.adapter import DefaultAccountAdapter
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+import audit.services
 from iam.actors import Actor
 
 SIGN_IN = "iam:SignIn"

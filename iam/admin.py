@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import audit.services
+from allauth.account.models import EmailAddress
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
@@ -15,6 +15,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+import audit.services
 from iam.actors import actor_of
 from iam.models import Attachment, Policy, Project, User
 from iam.policies import problems
@@ -63,7 +64,9 @@ class Audited(admin.ModelAdmin):  # type: ignore[type-arg]
         """Whose chain the event belongs to."""
         return audit.services.GLOBAL
 
-    def _record(self, request: HttpRequest, verb: str, obj: Model, before: dict[str, Any], after: dict[str, Any]) -> None:
+    def _record(
+        self, request: HttpRequest, verb: str, obj: Model, before: dict[str, Any], after: dict[str, Any]
+    ) -> None:
         kind = type(obj).__name__
         with audit.services.attempt(
             by=actor_of(request), action=f"iam:{verb}{kind}", project_id=self.project_of(obj), now=timezone.now(),
@@ -91,7 +94,16 @@ class HoldsPolicies(Audited):
 
 @admin.register(User)
 class UserAdmin(HoldsPolicies, DjangoUserAdmin):  # type: ignore[type-arg]
-    list_display = ("username", "first_name", "last_name", "email", "is_staff", "is_superuser", "is_active", "last_login")
+    list_display = (
+        "username",
+        "first_name",
+        "last_name",
+        "email",
+        "is_staff",
+        "is_superuser",
+        "is_active",
+        "last_login",
+    )
     fieldsets = (
         (None, {"fields": ("username", "password")}),
         (_("Person"), {"fields": ("first_name", "last_name", "email", "language", "time_zone")}),
@@ -108,6 +120,8 @@ class UserAdmin(HoldsPolicies, DjangoUserAdmin):  # type: ignore[type-arg]
 
 
 admin.site.unregister(Group)
+# Addresses are the people's own `email`; allauth's table beside it stays empty here.
+admin.site.unregister(EmailAddress)
 
 
 @admin.register(Group)

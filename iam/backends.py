@@ -27,5 +27,5 @@ class PolicyBackend(BaseBackend):
         held: list[tuple[str | None, list[dict[str, Any]]]] | None = getattr(user, "_held_policies", None)
         if held is None:
             held = list(Attachment.objects.of(user).values_list("project_id", "policy__statements"))
-            user._held_policies = held
+            user._held_policies = held  # noqa: SLF001 - ours, on the person of this request
         return [statement for project, statements in held if project in (None, project_id) for statement in statements]

@@ -7,6 +7,7 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.http import QueryDict
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -59,10 +60,13 @@ class KeyForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Any value is read here: whether it exists is the service's question, and an old one may be gone.
-        sent = self.data.getlist("scope") if hasattr(self.data, "getlist") else self.initial.get("scope", [])
         field = self.fields["scope"]
         assert isinstance(field, forms.MultipleChoiceField)
-        field.choices = [(value, value) for value in sent]
+        field.choices = [(value, value) for value in self._ticked()]
+
+    def _ticked(self) -> list[str]:
+        values: list[str] = self.data.getlist("scope") if isinstance(self.data, QueryDict) else []
+        return values if self.is_bound else list(self.initial.get("scope", []))
 
     @classmethod
     def of(cls, key: ApiKey) -> KeyForm:
@@ -101,14 +105,17 @@ class KeyForm(forms.Form):
         for name in self.cleaned_data["ids"].split():
             kind = KeyScope.ResourceType.MODEL
             if name.startswith("ep-"):
-                kind = KeyScope.ResourceType.PRESET_ENDPOINT if name.startswith("ep-m-") else KeyScope.ResourceType.ENDPOINT
+                kind = (
+                    KeyScope.ResourceType.PRESET_ENDPOINT
+                    if name.startswith("ep-m-")
+                    else KeyScope.ResourceType.ENDPOINT
+                )
             typed.append(f"{kind.value}:{name}")
         return scopes.parse([*self.cleaned_data["scope"], *typed])
 
     def chosen(self, project_id: str) -> list[scopes.Choice]:
         """What is ticked now, with names, for showing the form (again)."""
-        values = self.data.getlist("scope") if self.is_bound else self.initial.get("scope", [])
-        pairs = scopes.parse(values)
+        pairs = scopes.parse(self._ticked())
         names = scopes.catalogue().names(pairs, project_id=project_id) if pairs else {}
         return [scopes.Choice(kind, name, names.get((kind, name), "")) for kind, name in pairs]
 
@@ -138,8 +145,8 @@ def _offset(zone: str, now: datetime) -> str:
     return f"UTC{text[:3]}:{text[3:5]}"
 
 
-ZONES = sorted(
-    name
-    for name in preferences.known_zones()
-    if "/" in name and name.split("/")[0] in {"Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific"}
-) + ["UTC"]  # fmt: skip
+_CONTINENTS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
+ZONES = [
+    *sorted(name for name in preferences.known_zones() if name.split("/")[0] in _CONTINENTS and "/" in name),
+    "UTC",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zoneinfo
 from collections.abc import Callable
 from typing import Any
 
@@ -23,34 +22,37 @@ from iam.actors import actor_of
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
-def language_of(request: HttpRequest) -> str:
-    """The person's choice, else this browser's cookie, else what the browser asks for: Chinese or English."""
+def language_of(request: HttpRequest, *, chosen: str = "") -> str:
+    """What the person chose, else this browser's cookie, else what the browser asks for: Chinese or English."""
     known = dict(settings.LANGUAGES)
-    chosen = str(getattr(request.user, "language", "") or request.COOKIES.get(settings.LANGUAGE_COOKIE_NAME, ""))
-    if chosen in known:
-        return chosen
-    for code, _weight in parse_accept_lang_header(request.headers.get("Accept-Language", "")):
-        if code.split("-")[0] == "zh":
-            return "zh-hans"
-        if code.split("-")[0] == "en":
-            return "en"
-    return settings.LANGUAGE_CODE if not request.headers.get("Accept-Language") else "en"
+    for choice in (chosen, request.COOKIES.get(settings.LANGUAGE_COOKIE_NAME, "")):
+        if choice in known:
+            return choice
+    wanted = request.headers.get("Accept-Language", "")
+    for code, _weight in parse_accept_lang_header(wanted):
+        for prefix, language in (("zh", "zh-hans"), ("en", "en")):
+            if code.split("-")[0] == prefix:
+                return language
+    return "en" if wanted.strip("* ,") else settings.LANGUAGE_CODE
 
 
 def locale_middleware(get_response: GetResponse) -> GetResponse:
     """Speak the reader's language and tell times in their zone."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
+        user: Any = request.user
         try:
-            language, zone = language_of(request), str(getattr(request.user, "time_zone", ""))
+            language, zone = str(getattr(user, "language", "")), str(getattr(user, "time_zone", ""))
         except (OperationalError, InterfaceError):
-            # Without a database nobody is known; the page that says so should still speak the browser's language.
-            return get_response(request)
-        zone = zone or preferences.zone_of(request)
-        with translation.override(language):
-            request.LANGUAGE_CODE = language  # type: ignore[attr-defined]
-            with timezone.override(zoneinfo.ZoneInfo(zone) if zone in preferences.known_zones() else None):
-                response = get_response(request)
+            # Without a database nobody is known; the page that says so still speaks the browser's language.
+            language = zone = ""
+        language, zone = language_of(request, chosen=language), zone or preferences.zone_of(request)
+        with (
+            translation.override(language),
+            timezone.override(preferences.zone(zone) if zone in preferences.known_zones() else None),
+        ):
+            request.LANGUAGE_CODE = language
+            response = get_response(request)
         response.headers.setdefault("Content-Language", language)
         patch_vary_headers(response, ("Accept-Language", "Cookie"))
         return response
@@ -83,21 +85,15 @@ class _Projects:
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponse], _args: Any, _kwargs: Any
     ) -> HttpResponse | None:
-        if not request.user.is_authenticated or _is_projectless(request, view):
+        match = request.resolver_match
+        is_admin = match is not None and match.app_name == "admin"
+        if is_admin or not getattr(view, "login_required", True) or not request.user.is_authenticated:
             return None
-        request.project = projects.current(request)  # type: ignore[attr-defined]
-        if request.project is None:  # type: ignore[attr-defined]
+        project = request.project = projects.current(request)  # type: ignore[attr-defined]
+        is_projectless = getattr(view, "is_projectless", False) or str(match and match.url_name).startswith("account_")
+        if project is None and not is_projectless:
             return render(request, "errors/no_project.html", status=403)
         return None
-
-
-def _is_projectless(request: HttpRequest, view: Callable[..., HttpResponse]) -> bool:
-    match = request.resolver_match
-    return (
-        not getattr(view, "login_required", True)
-        or getattr(view, "is_projectless", False)
-        or (match is not None and (match.app_name == "admin" or str(match.url_name or "").startswith("account_")))
-    )
 
 
 def _record_refusal(request: HttpRequest, error: NotAllowed) -> None:

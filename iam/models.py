@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -116,19 +115,23 @@ class Attachment(models.Model):
             ),
             # One for each pattern of nulls: `nulls_distinct=False` is PostgreSQL's alone, and SQLite would take twins.
             models.UniqueConstraint(
-                fields=["policy", "user", "project"], condition=Q(user__isnull=False, project__isnull=False),
+                fields=["policy", "user", "project"],
+                condition=Q(user__isnull=False, project__isnull=False),
                 name="iam_attachment_user_project_once",
             ),
             models.UniqueConstraint(
-                fields=["policy", "user"], condition=Q(user__isnull=False, project__isnull=True),
+                fields=["policy", "user"],
+                condition=Q(user__isnull=False, project__isnull=True),
                 name="iam_attachment_user_once",
             ),
             models.UniqueConstraint(
-                fields=["policy", "group", "project"], condition=Q(group__isnull=False, project__isnull=False),
+                fields=["policy", "group", "project"],
+                condition=Q(group__isnull=False, project__isnull=False),
                 name="iam_attachment_group_project_once",
             ),
             models.UniqueConstraint(
-                fields=["policy", "group"], condition=Q(group__isnull=False, project__isnull=True),
+                fields=["policy", "group"],
+                condition=Q(group__isnull=False, project__isnull=True),
                 name="iam_attachment_group_once",
             ),
         ]
@@ -147,11 +150,9 @@ class KeyState(models.TextChoices):
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def matching(self, text: str) -> ApiKeyQuerySet:
-        """Keys whose name contains `text`, or which begin as it does; a whole pasted key finds its row too."""
+        """Keys whose name contains `text`, or which begin as it does."""
         if not text:
             return self
-        if len(text) > 40:
-            return self.filter(digest=hashlib.sha256(text.encode()).hexdigest())
         return self.filter(Q(name__icontains=text) | Q(prefix__startswith=text))
 
     def in_state(self, state: str, *, now: datetime) -> ApiKeyQuerySet:

@@ -52,7 +52,9 @@ def problems(statements: Any) -> list[str]:
         return [_('Write a list of statements: [{"effect": …, "actions": […], "resources": […]}].')]
     found: list[str] = []
     for number, statement in enumerate(statements, start=1):
-        found += [_("Statement %(number)d: %(problem)s") % {"number": number, "problem": text} for text in _faults(statement)]
+        found += [
+            _("Statement %(number)d: %(problem)s") % {"number": number, "problem": text} for text in _faults(statement)
+        ]
     return found
 
 
@@ -62,7 +64,9 @@ def _faults(statement: Any) -> list[str]:
     found = []
     unknown = sorted(set(statement) - {"effect", "actions", "resources"})
     if unknown:
-        found.append(_("unknown: %(names)s. It may hold effect, actions and resources.") % {"names": ", ".join(unknown)})
+        found.append(
+            _("unknown: %(names)s. It may hold effect, actions and resources.") % {"names": ", ".join(unknown)}
+        )
     if statement.get("effect") not in ("Allow", "Deny"):
         found.append(_("effect must be Allow or Deny."))
     for name in ("actions", "resources"):

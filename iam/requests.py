@@ -9,7 +9,7 @@ from iam.models import Project, User
 class ConsoleRequest(HtmxHttpRequest):
     """A signed-in person's request. `project` is the one they look at; a view of another project's thing may set it."""
 
-    user: User  # type: ignore[assignment]
+    user: User
     project: Project
     request_id: str
     client_ip: str

@@ -262,9 +262,7 @@ def _clean_expiry(expires_at: datetime | None, now: datetime) -> datetime | None
     return expires_at
 
 
-def _clean_scopes(
-    pairs: Sequence[Pair], *, project_id: str, kept: Sequence[Pair] = ()
-) -> list[Pair]:
+def _clean_scopes(pairs: Sequence[Pair], *, project_id: str, kept: Sequence[Pair] = ()) -> list[Pair]:
     """The pairs without repeats. A new one must exist in the project; one that the key had may be gone meanwhile."""
     wanted = list(dict.fromkeys(pairs))
     if not wanted:

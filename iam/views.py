@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone, translation
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -23,6 +23,7 @@ from common.paging import paginate
 from iam import projects, scopes, services
 from iam.actors import actor_of
 from iam.forms import KeyForm, SettingsForm
+from iam.keys import PREFIX, shown
 from iam.models import ApiKey, Project
 from iam.requests import ConsoleRequest
 
@@ -123,6 +124,9 @@ def keys(request: ConsoleRequest) -> HttpResponse:
     actor.require(services.LIST_KEYS, request.project)
     now = timezone.now()
     text, state = request.GET.get("q", "").strip(), request.GET.get("state", "")
+    if text.startswith(PREFIX) and text != shown(text):
+        # A whole key was pasted: it has no place in the address, which browsers and proxies keep.
+        return redirect(f"{reverse('iam:keys')}?{urlencode({'q': shown(text), 'state': state})}")
     rows = ApiKey.objects.for_list().filter(project=request.project).matching(text).in_state(state, now=now)
     page = paginate(rows, order=["-created_at", "-id"], cursor=request.GET.get("cursor", ""), size=PAGE_SIZE)
     context = {
@@ -161,9 +165,16 @@ def key_create(request: ConsoleRequest) -> HttpResponse:
         except DomainError as error:
             _add_error(form, error)
         else:
-            context = {"key": key, "secret": secret, "next": _own(request, where, reverse("iam:keys")), **dialog_frame(request)}
+            context = {
+                "key": key,
+                "secret": secret,
+                "next": _own(request, where, reverse("iam:keys")),
+                **dialog_frame(request),
+            }
             return trigger(render(request, "iam/key_created.html", context), "keysChanged")
-    return _key_form(request, form, title=_("Create API key"), action=reverse("iam:key_create"), where=where, status=422)
+    return _key_form(
+        request, form, title=_("Create API key"), action=reverse("iam:key_create"), where=where, status=422
+    )
 
 
 @never_cache
@@ -200,7 +211,9 @@ def key_enable(request: ConsoleRequest, key_id: int) -> HttpResponse:
 def key_disable(request: ConsoleRequest, key_id: int) -> HttpResponse:
     """Refuse a key's calls until it is enabled again."""
     key = services.disable_api_key(key=_key(request, key_id), by=actor_of(request), now=timezone.now())
-    return _changed(request, key, _("Key “%(name)s” is disabled: its calls are refused from now on.") % {"name": key.name})
+    return _changed(
+        request, key, _("Key “%(name)s” is disabled: its calls are refused from now on.") % {"name": key.name}
+    )
 
 
 @require_http_methods(["GET", "POST"])
@@ -253,7 +266,9 @@ def _preset(request: HttpRequest) -> dict[str, Any]:
 def _add_error(form: KeyForm, error: DomainError) -> None:
     if isinstance(error, NotAllowed):
         raise error
-    form.add_error(error.field if error.field in form.fields else "ids" if error.field == "scopes" else None, error.message)
+    form.add_error(
+        error.field if error.field in form.fields else "ids" if error.field == "scopes" else None, error.message
+    )
 
 
 def _changed(request: ConsoleRequest, key: ApiKey, message: str) -> HttpResponse:
@@ -281,4 +296,3 @@ def _with_names(rows: Any, project_id: str) -> list[ApiKey]:
 
 def _row(key: ApiKey, now: Any) -> dict[str, Any]:
     return {"key": key, "state": key.state(now)}
-

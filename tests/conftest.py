@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ CHROMIUM_FLAGS = [
 ]
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
     """Mark by what a test asks for, and keep the random order only within quick, stack and browser tests.
 
     The running product would slow the quick ones, and Playwright's event loop stays in the thread once it is there.
@@ -40,6 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.stack)
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
+    yield
     items.sort(key=_place)
 
 

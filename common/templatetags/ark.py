@@ -112,8 +112,8 @@ def readable(number: int, *, language: str) -> str:
         scaled = Decimal(number) / size
         rounded = scaled.quantize(Decimal(1) if abs(scaled) >= 100 else Decimal("0.1"), ROUND_HALF_UP)
         if abs(rounded) * size < next_size:  # 999,950 would read 1,000 K
-            break
-    return f"{rounded:,f}".removesuffix(".0") + f" {unit}"
+            return f"{rounded:,f}".removesuffix(".0") + f" {unit}"
+    return f"{number:,}"
 
 
 # --- ids ----------------------------------------------------------------------------------------------------------------
@@ -124,9 +124,7 @@ def copyable(value: Any, *, short: bool = False) -> SafeString:
     """An id in monospaced figures with its copy button; `short` keeps both ends of a long one."""
     text = str(value)
     shown = f"{text[:11]}…{text[-6:]}" if short and len(text) > 20 else text
-    return format_html(
-        '<span class="ark-copyable"><span title="{}">{}</span>{}</span>', text, shown, copy_button(text)
-    )
+    return format_html('<span class="ark-copyable"><span title="{}">{}</span>{}</span>', text, shown, copy_button(text))
 
 
 @register.simple_tag
@@ -155,7 +153,7 @@ def field(bound: BoundField, *, suffix: str = "", **attributes: Any) -> dict[str
         css = "form-select"
     else:
         css = "form-control"
-    attrs = {name.replace("_", "-"): str(value) for name, value in attributes.items()}
+    attrs: dict[str, str | bool] = {name.replace("_", "-"): str(value) for name, value in attributes.items()}
     attrs["class"] = " ".join(
         part for part in (widget.attrs.get("class", ""), css, "is-invalid" if bound.errors else "") if part
     )
@@ -167,7 +165,7 @@ def field(bound: BoundField, *, suffix: str = "", **attributes: Any) -> dict[str
         "widget": bound.as_widget(attrs=attrs) if kind != "group" else "",
         "kind": kind,
         "suffix": suffix,
-        "optional": not bound.field.required and kind == "text",
+        "optional": not bound.field.required and kind == "text" and not isinstance(widget, forms.Select),
     }
 
 

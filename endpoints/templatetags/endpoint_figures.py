@@ -11,7 +11,7 @@ from typing import Any
 from django import template
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
@@ -126,11 +126,12 @@ def sparkline(values: Sequence[int]) -> SafeString:
     """
     largest = max(values, default=0)
     step = 72 / max(len(values), 1)
-    bars = [
-        (f"{position * step:.2f}", f"{19 - height:.2f}", f"{step - 1:.2f}", f"{height:.2f}")
+    # One path, not a rectangle an hour: a page has fifty of these.
+    bars = "".join(
+        f"M{position * step:.1f} 19v-{max(value / largest * 18, 1.5):.1f}h{step - 1:.1f}V19z"
         for position, value in enumerate(values)
-        if value and (height := max(value / largest * 18, 1.5))
-    ]
+        if value
+    )
     label = (
         _("Calls per hour in the last 24 hours, at most %(largest)s") % {"largest": f"{largest:,}"}
         if largest
@@ -138,9 +139,9 @@ def sparkline(values: Sequence[int]) -> SafeString:
     )
     return format_html(
         '<svg class="ep-sparkline" viewBox="0 0 72 20" width="72" height="20" role="img" aria-label="{}">'
-        '<rect class="ep-sparkline-base" x="0" y="19" width="72" height="1"></rect>{}</svg>',
+        '<path class="ep-sparkline-base" d="M0 19h72v1H0z"></path><path d="{}"></path></svg>',
         label,
-        format_html_join("", '<rect x="{}" y="{}" width="{}" height="{}" rx="0.5"></rect>', bars),
+        bars,
     )
 
 

@@ -21,7 +21,6 @@ document.addEventListener("submit", (event) => {
   root.dataset.theme = next;
   cookie(root.dataset.themeCookie, next);
   document.dispatchEvent(new CustomEvent("ark:theme"));
-  nameTheme();
 });
 const nameTheme = () => {
   for (const button of document.querySelectorAll("form[data-theme-form] button")) {
@@ -31,7 +30,7 @@ const nameTheme = () => {
   }
 };
 nameTheme();
-document.addEventListener("ark:theme", nameTheme);
+document.addEventListener("ark:themed", nameTheme);
 
 // --- toasts -------------------------------------------------------------------------------------------------------------
 const toasts = document.getElementById("ark-toasts");
@@ -160,7 +159,10 @@ document.body.addEventListener("htmx:beforeRequest", (event) => {
 document.body.addEventListener("htmx:afterSwap", (event) => {
   if (!dialog || (event.detail.target !== dialog && !dialog.contains(event.detail.target))) return;
   if (!dialog.open && dialog.childElementCount) dialog.showModal();
-  (dialog.querySelector("[aria-invalid=true]") ?? dialog.querySelector("[autofocus]"))?.focus();
+});
+// Only now: htmx itself focuses what has [autofocus] while it settles.
+document.body.addEventListener("htmx:afterSettle", (event) => {
+  if (dialog?.contains(event.detail.target)) dialog.querySelector("[aria-invalid=true]")?.focus();
 });
 // What is shown only once is not lost by a stray Esc; its own button closes it.
 dialog?.addEventListener("cancel", (event) => {

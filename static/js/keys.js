@@ -30,4 +30,10 @@ document.body.addEventListener("htmx:afterSwap", revealAll);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.id === "scope-find") event.preventDefault();
 });
+// A key pasted into a search is cut to the beginning that its row shows before it is sent: addresses are kept everywhere.
+document.addEventListener("input", (event) => {
+  if (!event.target.matches("[name=q]")) return;
+  const cut = event.target.value.replace(/(sk-ark-\w{4})\w+/, "$1");
+  if (cut !== event.target.value) event.target.value = cut;
+});
 revealAll();

@@ -5,6 +5,7 @@
   const apply = () => {
     const wanted = root.dataset.theme || "auto";
     root.dataset.bsTheme = wanted === "auto" ? (dark.matches ? "dark" : "light") : wanted;
+    document.dispatchEvent(new CustomEvent("ark:themed"));
   };
   apply();
   dark.addEventListener("change", apply);

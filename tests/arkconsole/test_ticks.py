@@ -56,9 +56,9 @@ def test_ticks_are_late_before_they_ever_ran() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds_ago", "expected"), [(0, False), (30, False), (34, True), (-10, False), (-3600, True)]
+    ("seconds_ago", "expected"), [(0, False), (15, False), (19, True), (-10, False), (-3600, True)]
 )
-def test_ticks_are_late_half_a_minute_after_their_interval_and_when_the_clock_went_back(
+def test_ticks_are_late_some_seconds_after_their_interval_and_when_the_clock_went_back(
     seconds_ago: float, expected: bool
 ) -> None:
     beat(seconds_ago=seconds_ago)

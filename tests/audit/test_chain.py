@@ -14,6 +14,7 @@ from audit import services
 from audit.models import AppendOnly, Event, Head
 from common.errors import DomainError, NotAllowed
 from iam.actors import SYSTEM, Actor
+from iam.models import Project
 from tests import builders
 from tests.builders import NOW
 from tests.servers import ON_SQLITE, PostgresServer
@@ -78,7 +79,7 @@ def test_what_was_refused_or_failed_is_recorded_after_its_work_was_rolled_back(
 
     event = Event.objects.get()
     assert (event.outcome, event.reason, event.changes) == (outcome, reason, {})
-    assert not builders.Project.objects.filter(pk="made-on-the-way").exists()
+    assert not Project.objects.filter(pk="made-on-the-way").exists()
     assert services.verify(project_id="default") is None
 
 
@@ -118,7 +119,8 @@ def tamper(sequence: int, **columns: Any) -> None:
     """Change a row as somebody with the database's password would."""
     with connection.cursor() as cursor:
         for name, value in columns.items():
-            plain = Event._meta.get_field(name).get_db_prep_save(value, connection)
+            field: Any = Event._meta.get_field(name)
+            plain = field.get_db_prep_save(value, connection)
             cursor.execute(f"UPDATE audit_event SET {name} = %s WHERE sequence = %s", [plain, sequence])
 
 

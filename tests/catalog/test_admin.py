@@ -242,6 +242,7 @@ def test_staff_without_the_catalogue_permissions_may_look_and_not_change(vllm: s
     assert reader.post(TEST_NEW, values(vllm)).status_code == 403
     assert reader.post(f"/admin/catalog/modelserver/{server.pk}/publish/", published()).status_code == 403
     assert ModelServer.objects.count() == 1
+    assert set(Event.objects.filter(outcome="denied").values_list("resource_name", flat=True)) == {"*"}
 
 
 def test_staff_with_full_access_need_not_be_superusers(vllm: str) -> None:

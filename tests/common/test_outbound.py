@@ -48,6 +48,12 @@ class Recorder(httpx.BaseTransport):
         return httpx.Response(200, json={"ok": True})
 
 
+def test_a_host_that_no_name_can_be_is_told_as_such() -> None:
+    for host in ("xn--", "a\u2024\u2024b"):
+        with pytest.raises(outbound.OutboundError):
+            client(Recorder()).get(f"http://{host}/v1")
+
+
 @pytest.mark.parametrize(
     ("to", "url"), [("10.1.2.3", "http://10.1.2.3:8000/v1"), ("2001:db8::7", "http://[2001:db8::7]:8000/v1")]
 )

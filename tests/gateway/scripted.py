@@ -48,6 +48,7 @@ class Script:
     space: bool = False
     is_framed: bool = True
     says_done: bool = True
+    error_after: int | None = None
     raw_answer: str | None = None
     content_type: str | None = None
 
@@ -183,6 +184,9 @@ class ScriptedUpstream:
         for number in range(script.chunks):
             if script.cut_after is not None and number == script.cut_after:
                 return
+            if number == script.error_after:
+                await self._write(seen, script, writer, b'data: {"error":{"message":"CUDA out of memory"}}\n\n')
+                break
             if script.every_ms:
                 await _pause(reader, script.every_ms / 1000)
             elif reader.at_eof():

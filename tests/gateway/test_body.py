@@ -45,7 +45,20 @@ def test_the_last_of_two_equal_keys_is_the_only_one_that_is_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"1", b'"x"', b"{", b'{"a":}', b'{"a":1}x', b"\xff", b"[" * 100_000, b'{"a":' + b"[" * 100_000]
+    "text",
+    [
+        b"",
+        b"[]",
+        b"1",
+        b'"x"',
+        b"{",
+        b'{"a":}',
+        b'{"a":1}x',
+        rb'{"model":"\ud800"}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a":' + b"[" * 100_000,
+    ],
 )
 def test_a_body_that_is_no_json_object_is_refused(text: bytes) -> None:
     with pytest.raises(Refusal) as caught:
@@ -61,11 +74,12 @@ def test_a_body_that_is_no_json_object_is_refused(text: bytes) -> None:
         ('{"model":""}', "MissingParameter"),
         ('{"model":7}', "InvalidParameter"),
         ('{"model":["ep-1"]}', "InvalidParameter"),
+        ('{"model":"\udcff"}', "InvalidParameter"),
     ],
 )
 def test_a_body_without_a_usable_model_is_refused(text: str, code: str) -> None:
     with pytest.raises(Refusal) as caught:
-        body.model_of(body.parse(text.encode()))
+        body.model_of(body.parse(text.encode(errors="surrogateescape")))
     assert caught.value.code == code
     assert caught.value.param == "model"
 

@@ -79,7 +79,7 @@ def test_limits_are_exact_over_two_workers(pair: tuple[GatewayProcess, Site, red
     events = ledger.wait_for("ep-tpm", 260)
     used = sum(event.input_tokens + event.output_tokens for event in events)
     assert used == counts[200] * 15
-    assert 2900 <= used <= 3000
+    assert 2800 <= used <= 3000
     assert {event.limit for event in events if event.status == 429} == {"tpm"}
     assert {event.worker for event in events} == {name.decode() for name in client.smembers(WORKERS_KEY)}
 
@@ -141,6 +141,11 @@ def test_a_redis_that_hangs_delays_no_call_for_long(
     finally:
         own_redis._process.send_signal(signal.SIGCONT)
     assert len(Ledger(client).wait_for("ep-free", 22)) == 22
+    # What Redis admitted when it woke up was settled behind it: nothing stays reserved.
+    wait_until(lambda: not client.keys("ark:open:*"))
+    calls, tokens = (int(value or 0) for value in client.hmget("ark:limit:ep-free", "r", "t"))
+    assert 1 <= calls <= 22
+    assert tokens == calls * 15
 
 
 def test_scripts_flushed_and_data_wiped_change_nothing_for_callers(

@@ -15,6 +15,7 @@ from gateway.auth import KeyRing
 from gateway.routes import (
     CIRCUIT_FAILURES,
     CIRCUIT_SECONDS,
+    LOOKUPS_MAX,
     NEGATIVE_SECONDS,
     POLL_SECONDS,
     WINDOW_SECONDS,
@@ -241,6 +242,21 @@ def test_an_unknown_endpoint_is_asked_for_once_in_a_while_and_found_when_it_appe
         world.source.rows["ep-new"] = endpoint("ep-new")
         world.now += NEGATIVE_SECONDS + 0.1
         assert await world.table.find_endpoint("ep-new") == endpoint("ep-new")
+
+    run(scenario)
+
+
+def test_a_flood_of_unknown_keys_is_bounded_and_never_makes_routes_stale() -> None:
+    async def scenario(world: World) -> None:
+        await world.load()
+        world.source.gate = threading.Event()
+        callers = [asyncio.ensure_future(world.keys.find(b"%d" % number)) for number in range(LOOKUPS_MAX + 50)]
+        await asyncio.sleep(0.01)
+        assert sum(isinstance(caller.exception(), SourceAway) for caller in callers if caller.done()) == 50
+        gate, world.source.gate = world.source.gate, None
+        await world.tick()  # its own thread: the two that look keys up are stuck
+        gate.set()
+        assert await asyncio.gather(*callers[:LOOKUPS_MAX]) == [None] * LOOKUPS_MAX
 
     run(scenario)
 

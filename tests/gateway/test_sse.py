@@ -108,7 +108,16 @@ def test_the_first_token_is_the_first_piece_of_content_or_reasoning() -> None:
     assert rewriter.has_token
 
 
-@pytest.mark.parametrize("odd", [b"data: not json\n\n", b"data: [1]\n\n", b"event: x\n\n", b"data: {}\n\n"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"data: not json\n\n",
+        b'data: {"\xff":1}\n\n',
+        b"data: [1]\n\n",
+        b"event: x\n\n",
+        b"data: {}\n\n",
+    ],
+)
 def test_events_that_are_not_understood_pass(odd: bytes) -> None:
     rewriter = StreamRewriter(ours=OURS, drops_usage=True)
     assert rewriter.feed(odd * 20) == odd * 20

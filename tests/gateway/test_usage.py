@@ -25,6 +25,7 @@ from gateway.usage import Usage
         (b"{}", None),
         (b'{"prompt_tokens":"3"}', None),
         (b"[" * 10_000, None),
+        (b'{"\xff":1}', None),
     ],
 )
 def test_usage_objects_of_several_servers_are_understood(raw: bytes, expected: Usage | None) -> None:

@@ -1,8 +1,9 @@
-"""Sentences are compared in English, whatever language the process would speak."""
+"""Sentences are compared in English, whatever language the process would speak; passwords are hashed quickly."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.utils import translation
@@ -12,3 +13,8 @@ from django.utils import translation
 def _english() -> Iterator[None]:
     with translation.override("en"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _quick_hasher(settings: Any) -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

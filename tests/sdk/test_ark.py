@@ -29,6 +29,14 @@ def test_chat(client: Ark, target: Target) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
+def test_the_callers_own_request_id_comes_back(client: Ark, target: Target) -> None:
+    answer = client.chat.completions.with_raw_response.create(
+        model=target["chat"], messages=QUESTION, extra_headers={"X-Client-Request-Id": "my-own-id"}
+    )
+    assert answer.headers["x-client-request-id"] == "my-own-id"
+    assert answer.headers["x-request-id"]
+
+
 def test_stream_with_usage(client: Ark, target: Target) -> None:
     plain = client.chat.completions.create(model=target["chat"], messages=QUESTION)
     chunks = list(

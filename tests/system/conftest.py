@@ -51,7 +51,7 @@ def browser(stack: Stack) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def whole_again(stack: Stack) -> Iterator[None]:
     """Leave the stack as it was found."""
     yield

@@ -14,7 +14,9 @@ from iam.models import Project
 
 
 class Command(BaseCommand):
-    help = "Make the cache table, the built-in policies, and project `default` when there is no project. Prints nothing."
+    help = (
+        "Make the cache table, the built-in policies, and project `default` when there is no project. Prints nothing."
+    )
 
     def handle(self, *args: Any, **options: Any) -> None:
         call_command("createcachetable", verbosity=0)

@@ -26,9 +26,7 @@ class Command(BaseCommand):
             known = ", ".join(Project.objects.order_by("pk").values_list("pk", flat=True)[:10]) or "none yet"
             raise CommandError(f"There is no project {options['project']!r}. Projects: {known}.")
         try:
-            _key, secret = services.create_api_key(
-                project=project, name=options["name"], by=SYSTEM, now=timezone.now()
-            )
+            _key, secret = services.create_api_key(project=project, name=options["name"], by=SYSTEM, now=timezone.now())
         except DomainError as error:
             raise CommandError(str(error)) from None
         self.stdout.write(secret)

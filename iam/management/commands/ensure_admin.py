@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-import audit.services
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
+import audit.services
 from iam import services
 from iam.actors import SYSTEM
 from iam.models import User
@@ -31,7 +31,11 @@ class Command(BaseCommand):
         now = timezone.now()
         password = settings.ADMIN_PASSWORD or secrets.token_urlsafe(12)
         with audit.services.attempt(
-            by=SYSTEM, action="iam:EnsureAdministrator", project_id=audit.services.GLOBAL, resource_name="admin", now=now
+            by=SYSTEM,
+            action="iam:EnsureAdministrator",
+            project_id=audit.services.GLOBAL,
+            resource_name="admin",
+            now=now,
         ) as noted:
             admin, is_new = User.objects.get_or_create(username="admin")
             admin.is_staff = admin.is_superuser = admin.is_active = True

@@ -1,4 +1,4 @@
-"""Pages are compared in English, and need no collected static files."""
+"""Pages are compared in English."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ from collections.abc import Iterator
 import pytest
 from django.test import Client
 from django.utils import timezone, translation
-from pytest_django import Settings
 
 from catalog.models import ModelVersion
 from endpoints.models import Endpoint
 from iam.models import Project, User
 from tests import builders
 from tests.endpoints.pages.clients import signed_in
-
-
-@pytest.fixture(autouse=True)
-def _plain_static_files(settings: Settings) -> None:
-    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,12 @@ def test_the_version_asked_for_is_chosen_with_its_limits_and_prices(
     assert "1.20" in page
 
 
+def test_the_key_of_a_tag_is_no_secret_in_chinese(client_of_owner: Client, version: ModelVersion) -> None:
+    page = client_of_owner.get(URL, headers={"accept-language": "zh"}).content.decode()
+    assert 'placeholder="键"' in page
+    assert "密钥" not in page
+
+
 def test_only_versions_that_work_are_offered(client_of_owner: Client, version: ModelVersion) -> None:
     down = builders.model_server(state=ModelServer.State.DOWN)
     dead = builders.model_version(model=builders.foundation_model(name="dead", display_name="Dead"), servers=[down])
@@ -165,5 +171,6 @@ def test_the_form_makes_the_endpoint_in_the_project_it_was_opened_in(
     builders.member(other)
     client = signed_in(both)
     assert client.post(URL, fields(version, project="other")).status_code == 404
+    assert client.post(URL, fields(version, project="\0")).status_code == 404
     assert client.post(URL, fields(version)).status_code == 302
     assert stranger.post(URL, fields(version)).status_code == 404

@@ -62,6 +62,11 @@ def test_a_deleted_endpoint_has_no_page(client_of_owner: Client, endpoint: Endpo
     assert client_of_owner.get(f"/endpoints/{endpoint.pk}").status_code == 404
 
 
+@pytest.mark.parametrize("name", ["ep-nope", "ep-%00", "EP-1", "ep-" + "x" * 90])
+def test_what_is_no_endpoint_is_not_found(client_of_owner: Client, name: str) -> None:
+    assert client_of_owner.get(f"/endpoints/{name}").status_code == 404
+
+
 # --- overview
 
 
@@ -372,6 +377,7 @@ def test_fifty_calls_cost_as_many_queries_as_ten(client_of_owner: Client, endpoi
 
     for number in range(10):
         call(number)
+    queries()  # what is asked once a minute, not once a page
     ten = queries()
     for number in range(10, 50):
         call(number)
