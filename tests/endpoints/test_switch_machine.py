@@ -23,7 +23,11 @@ from metering.models import HealthSum
 from tests import builders
 from tests.builders import NOW
 
-LADDERS = [(Rung(10, 30), Rung(50, 30), Rung(100, 30)), (Rung(1, 30), Rung(2, 60), Rung(30, 30), Rung(100, 60)), CUT_OVER]
+LADDERS = [
+    (Rung(10, 30), Rung(50, 30), Rung(100, 30)),
+    (Rung(1, 30), Rung(2, 60), Rung(30, 30), Rung(100, 60)),
+    CUT_OVER,
+]
 STEPS = ["locked", "decided", "held", "moved", "recorded", "committed"]
 KEEPS = (SwitchEvent.Kind.NOTE, SwitchEvent.Kind.HELD)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -51,6 +51,12 @@ PREPARING = replace(CLIMBING, state=State.PREPARING, rung=-1, soaked_seconds=0)
 RETURNING = replace(CLIMBING, state=State.RETURNING, rung=1, direction=Direction.DOWN, return_hold_seconds=30)
 UP = Health(has_server=True, probed_at=NOW, target=Sums(calls=100), source=Sums(calls=1000))
 BEFORE, LATER = NOW - timedelta(seconds=1), NOW + timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def _in_english() -> Iterator[None]:
+    with override("en"):
+        yield
 
 
 def times(milliseconds: float, calls: int) -> dict[int, int]:
@@ -324,8 +330,7 @@ def test_the_time_left_is_that_of_the_steps_ahead(values: Mapping[str, Any], sec
     ("seconds", "text"), [(45, "45 s"), (60, "1 min"), (270, "4 min 30 s"), (3600, "1 h"), (7500, "2 h 5 min")]
 )
 def test_durations_are_written_for_people(seconds: int, text: str) -> None:
-    with override("en"):
-        assert switching.span(seconds) == text
+    assert switching.span(seconds) == text
 
 
 def test_a_code_of_a_later_release_is_no_error() -> None:
