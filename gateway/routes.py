@@ -286,6 +286,7 @@ class RouteTable:
         self._models: dict[str, VersionRoute] = {}
         self._presets: dict[tuple[str, int], str] = {}
         self._missing: Negative[str] = Negative(clock)
+        self._generation = 0
         self._floor = 0
         self._seen: dict[int, float] = {}
         self._wake = asyncio.Event()
@@ -323,13 +324,16 @@ class RouteTable:
             return known
 
         async def look() -> EndpointRoute | None:
+            generation = self._generation
             found = await self._reader.look_up(self._source.endpoints, [endpoint_id])
             if not found:
                 self._missing.add(endpoint_id)
                 return None
             if self._lacks_versions(found):
                 await self._load_versions()
-            self._put(found[0])
+            # Changed meanwhile: good for this call, not to be kept. What came with the change is newer.
+            if generation == self._generation:
+                self._put(found[0])
             return found[0]
 
         return await self._reader.once(("endpoint", endpoint_id), look)
@@ -433,6 +437,7 @@ class RouteTable:
             self._seen = {change_id: at for change_id, at in self._seen.items() if change_id > self._floor}
 
     async def _apply(self, changes: list[Change]) -> None:
+        self._generation += 1
         kinds: dict[str, set[str]] = {}
         for change in changes:
             kinds.setdefault(change.kind, set()).add(change.object_id)

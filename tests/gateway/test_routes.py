@@ -79,8 +79,9 @@ class FakeSource:
         return list(self.known_versions)
 
     def endpoints(self, ids: Iterable[str] | None) -> list[EndpointRoute]:
-        self._read("endpoints")
-        return [row for row in self.rows.values() if ids is None or row.id in set(ids)]
+        found = [row for row in self.rows.values() if ids is None or row.id in set(ids)]
+        self._read("endpoints")  # where it may be slow to arrive
+        return found
 
     def preset(self, project_id: str, version_id: int) -> EndpointRoute:
         self._read("preset")
@@ -383,5 +384,28 @@ def test_an_endpoint_that_is_switched_to_an_unknown_version_reads_the_catalogue_
         world.source.rows["ep-2"] = endpoint("ep-2", switch=SwitchRoute(8, 1, 5, 3))
         assert await world.table.find_endpoint("ep-2") is not None
         assert world.table.version(3) is not None
+
+    run(scenario)
+
+
+def test_what_a_call_looked_up_before_a_change_does_not_replace_what_came_with_it() -> None:
+    async def scenario(world: World) -> None:
+        await world.load()
+        old = endpoint("ep-new", switch=SwitchRoute(7, 1, 30, 2))
+        world.source.rows["ep-new"] = old
+        gate = threading.Event()
+        world.source.gate = gate
+        world.source.reads.clear()
+        looking = asyncio.ensure_future(world.table.find_endpoint("ep-new"))
+        while not world.source.reads:
+            await asyncio.sleep(0.001)
+        # The call's answer is on its way; the switch is rolled back, and what follows changes is quicker.
+        world.source.gate = None
+        world.source.rows["ep-new"] = endpoint("ep-new")
+        world.change(1, "endpoint", "ep-new")
+        await world.tick()
+        gate.set()
+        assert await looking == old
+        assert world.table.endpoint("ep-new") == endpoint("ep-new")
 
     run(scenario)
