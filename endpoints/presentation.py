@@ -11,8 +11,8 @@ from django.utils.translation import gettext as _
 from audit.models import Event
 from catalog.models import ModelVersion
 from common.errors import DomainError, NotAllowed, Unavailable
-from endpoints import forms, services, tryit
-from endpoints.models import Endpoint, Status
+from endpoints import forms, services, switch_presentation, tryit
+from endpoints.models import Endpoint, Status, VersionSwitch
 from iam.actors import Actor
 from iam.models import ApiKey
 from metering import ledger
@@ -51,15 +51,33 @@ class Row:
     usage: ledger.Usage24
     pressure: ledger.Pressure | None
     may: May
+    switch: VersionSwitch | None = None
     is_fresh: bool = False
+
+    @property
+    def seen_switch(self) -> str:
+        return seen_switch(self.switch)
+
+
+def seen_switch(switch: VersionSwitch | None) -> str:
+    """What a line shows of an open switch, for the question whether it is still so; "" without one."""
+    return "" if switch is None else f"{switch.pk}.{switch.moves}"
 
 
 def rows(endpoints: Sequence[Endpoint], *, by: Actor, now: datetime, is_fresh: bool = False) -> list[Row]:
-    """The lines for `endpoints`: two queries, however many there are."""
+    """The lines for `endpoints`: three queries, however many there are."""
     usage = ledger.usage_24h([endpoint.pk for endpoint in endpoints], now=now)
     pressure = ledger.pressure({endpoint.pk: (endpoint.rpm, endpoint.tpm) for endpoint in endpoints}, now=now)
+    switches = switch_presentation.open_switches(endpoints)
     return [
-        Row(endpoint, usage[endpoint.pk], pressure.get(endpoint.pk), May.of(by, endpoint), is_fresh)
+        Row(
+            endpoint,
+            usage[endpoint.pk],
+            pressure.get(endpoint.pk),
+            May.of(by, endpoint),
+            switches.get(endpoint.pk),
+            is_fresh,
+        )
         for endpoint in endpoints
     ]
 

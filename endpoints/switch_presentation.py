@@ -71,10 +71,17 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Button:
-    """A verb that fits the state and that the person may use."""
+    """A verb that fits the state and that the person may use.
+
+    `slot` names its place: going on stands where pausing stood, so that the keyboard stays there.
+    """
 
     verb: Verb
     icon: str
+
+    @property
+    def slot(self) -> str:
+        return Verb.PAUSE.value if self.verb == Verb.RESUME else self.verb.value
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class Watch:
     remaining: str
     buttons: Sequence[Button]
     may_roll_back: bool
+    may_switch_back: bool
 
     @property
     def here(self) -> SoakRow | None:
@@ -114,8 +122,16 @@ def watch(switch: VersionSwitch, *, by: Actor) -> Watch:
         is_alarming=switch.is_open and switch.verdict in switching.ALARMING,
         remaining="" if remaining is None else switching.span(remaining),
         buttons=[Button(verb, _ICONS[verb]) for verb in _VERB_ORDER if verb in fitting],
-        may_roll_back=Verb.ROLL_BACK in fitting,
+        # Before the first step there is nothing to roll back: cancelling says the same.
+        may_roll_back=Verb.ROLL_BACK in fitting and switch.rung >= 0,
+        may_switch_back=may_switch_back(switch, by=by),
     )
+
+
+def may_switch_back(switch: VersionSwitch, *, by: Actor) -> bool:
+    """Whether the person may now start the same switch in the other direction."""
+    is_served = switch.state == State.COMPLETED and switch.target_id == switch.endpoint.version_id
+    return is_served and by.can(switch_services.START, switch.endpoint)
 
 
 def _sentence(switch: VersionSwitch) -> str:
@@ -196,13 +212,16 @@ def chart(switch: VersionSwitch, *, now: datetime) -> dict[str, Any]:
 
 def open_switches(endpoints: Sequence[Endpoint]) -> dict[str, VersionSwitch]:
     """The open switch of each endpoint that has one; one query."""
-    rows = VersionSwitch.objects.open().filter(endpoint__in=[endpoint.pk for endpoint in endpoints])
+    wanted = [endpoint.pk for endpoint in endpoints if not endpoint.is_preset]
+    rows = VersionSwitch.objects.open().filter(endpoint__in=wanted)
     return {switch.endpoint_id: switch for switch in rows}
 
 
-def banner(endpoint: Endpoint) -> VersionSwitch | None:
+def banner(endpoint: Endpoint, *, by: Actor) -> VersionSwitch | None:
     """The open switch for the banner on the endpoint's other pages; no query for a preset one, which has none."""
-    return None if endpoint.is_preset else switch_services.open_switch(endpoint.pk)
+    if endpoint.is_preset or not by.can(switch_services.GET, endpoint):
+        return None
+    return switch_services.open_switch(endpoint.pk)
 
 
 def last_points(switch: VersionSwitch, *, most: int = 60) -> list[Point]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 
 from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, render
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -52,7 +54,7 @@ def switch(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
         "missing_action": switch_services.START,
     }
     if current := switch_services.open_switch(endpoint.pk):
-        return render(request, "endpoints/switch/watch.html", {**context, "watch": presentation.watch(current, by=by)})
+        return render(request, "endpoints/switch/watch.html", {**context, **_page_of(request, endpoint, current)})
     context["targets"] = switch_preview.targets(endpoint=endpoint, now=now)
     return render(request, "endpoints/switch/choose.html", context)
 
@@ -60,13 +62,17 @@ def switch(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
 @require_GET
 def past(request: ConsoleRequest, endpoint_id: str, switch_id: int) -> HttpResponse:
     """One switch of the endpoint, also one that has ended."""
-    endpoint, by, now = _endpoint(request, endpoint_id), actor_of(request), timezone.now()
+    endpoint, now = _endpoint(request, endpoint_id), timezone.now()
     context = {
         **detail_context(request, endpoint, "switch", now),
-        "watch": presentation.watch(_switch(endpoint, switch_id), by=by),
+        **_page_of(request, endpoint, _switch(endpoint, switch_id)),
         "is_past": True,
     }
     return render(request, "endpoints/switch/watch.html", context)
+
+
+def _page_of(request: ConsoleRequest, endpoint: Endpoint, switch: VersionSwitch) -> dict[str, object]:
+    return {**_watched(request, endpoint, switch), "points": presentation.last_points(switch)}
 
 
 @require_http_methods(["GET", "POST"])
@@ -123,14 +129,30 @@ def _plan_page(
 
 @require_GET
 def watch(request: ConsoleRequest, endpoint_id: str, switch_id: int) -> HttpResponse:
-    """The part of the page that refreshes itself; 204 while nothing was looked at since, 286 (htmx: stop) at the end."""
+    """The part of the page that refreshes itself; 204 while it is as the page has it (`seen`), so that a selection stays."""
     endpoint = _endpoint(request, endpoint_id)
-    shown = presentation.watch(_switch(endpoint, switch_id), by=actor_of(request))
-    context = {"endpoint": endpoint, "watch": shown}
+    context = _watched(request, endpoint, _switch(endpoint, switch_id))
+    if request.GET.get("seen") == context["seen"]:
+        return HttpResponse(status=204)
     response = render(request, "endpoints/switch/_watch.html", context)
-    if not shown.switch.is_open:
-        htmx.trigger(response, f"moved-{endpoint.pk}")
-    return response
+    # The page's other parts (its title's status, its history) hear of the end.
+    return response if context["is_open"] else htmx.trigger(response, f"changed-{endpoint.pk}")
+
+
+def _watched(request: ConsoleRequest, endpoint: Endpoint, switch: VersionSwitch) -> dict[str, object]:
+    """The refreshing part as HTML (`body`), and a digest of it by which the page asks whether it is still so."""
+    shown = presentation.watch(switch, by=actor_of(request))
+    body = render_to_string("endpoints/switch/_watch_body.html", {"endpoint": endpoint, "watch": shown}, request)
+    digest = hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
+    return {"endpoint": endpoint, "switch": switch, "is_open": switch.is_open, "body": body, "seen": digest}
+
+
+@require_GET
+def banner(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
+    """The line on the endpoint's other pages; nothing, so that it goes, once the switch has ended."""
+    endpoint = _endpoint(request, endpoint_id)
+    context = {"endpoint": endpoint, "open_switch": switch_services.open_switch(endpoint.pk)}
+    return render(request, "endpoints/switch/_banner.html", context)
 
 
 @require_GET

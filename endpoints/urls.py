@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from endpoints import views
+from endpoints import switch_views, views
 
 
 class EndpointId:
@@ -19,7 +19,20 @@ class EndpointId:
         return value
 
 
+class BigId:
+    """A row's number that fits its column."""
+
+    regex = "[0-9]{1,18}"
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+    def to_url(self, value: int) -> str:
+        return str(value)
+
+
 register_converter(EndpointId, "endpoint_id")
+register_converter(BigId, "big_id")
 
 app_name = "endpoints"
 
@@ -43,4 +56,12 @@ urlpatterns = [
     path("<endpoint_id:endpoint_id>/tags", views.tags, name="tags"),
     path("<endpoint_id:endpoint_id>/changes", views.changes, name="changes"),
     path("<endpoint_id:endpoint_id>/history", views.history, name="history"),
+    path("<endpoint_id:endpoint_id>/switch", switch_views.switch, name="switch"),
+    path("<endpoint_id:endpoint_id>/switch/plan", switch_views.plan, name="switch_plan"),
+    path("<endpoint_id:endpoint_id>/switch/banner", switch_views.banner, name="switch_banner"),
+    path("<endpoint_id:endpoint_id>/switch/<big_id:switch_id>", switch_views.past, name="switch_past"),
+    path("<endpoint_id:endpoint_id>/switch/<big_id:switch_id>/watch", switch_views.watch, name="switch_watch"),
+    path("<endpoint_id:endpoint_id>/switch/<big_id:switch_id>/chart", switch_views.chart, name="switch_chart"),
+    path("<endpoint_id:endpoint_id>/switch/<big_id:switch_id>/shares", switch_views.shares, name="switch_shares"),
+    path("<endpoint_id:endpoint_id>/switch/<big_id:switch_id>/<slug:verb>", switch_views.verb, name="switch_verb"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.conf import settings
 from django.core.cache import cache
@@ -22,7 +23,7 @@ from catalog.services import tiers_in_force
 from common import htmx
 from common.errors import Conflict, DomainError
 from common.paging import paginate
-from endpoints import forms, presentation, queries, samples, services, tryit
+from endpoints import forms, presentation, queries, samples, services, switch_presentation, tryit
 from endpoints.models import Endpoint, Kind, Status
 from endpoints.presentation import May
 from iam.actors import Actor, actor_of
@@ -38,7 +39,7 @@ TOKEN_SECONDS = 24 * 3600
 HISTORY_SHOWN = 8
 
 
-def _endpoint(request: ConsoleRequest, endpoint_id: str, action: str = services.GET) -> Endpoint:
+def find_endpoint(request: ConsoleRequest, endpoint_id: str, action: str = services.GET) -> Endpoint:
     """The endpoint, when the person may see its project (404 else) and may do `action` (403 else)."""
     endpoint = get_object_or_404(Endpoint.objects.visible_to(request.user).for_list(), pk=endpoint_id)
     request.project = endpoint.project
@@ -188,7 +189,7 @@ def version_fields(request: ConsoleRequest) -> HttpResponse:
 # --- one endpoint ----------------------------------------------------------------------------------------------------
 
 
-def _detail(request: ConsoleRequest, endpoint: Endpoint, tab: str, now: datetime) -> dict[str, object]:
+def detail_context(request: ConsoleRequest, endpoint: Endpoint, tab: str, now: datetime) -> dict[str, object]:
     """What the pages of one endpoint share."""
     by = actor_of(request)
     limits = {endpoint.pk: (endpoint.rpm, endpoint.tpm)}
@@ -198,15 +199,17 @@ def _detail(request: ConsoleRequest, endpoint: Endpoint, tab: str, now: datetime
         "may": May.of(by, endpoint),
         "pressure": ledger.pressure(limits, now=now).get(endpoint.pk),
         "can_see_servers": request.user.is_staff,
+        # Called by the template, where a page shows it: fragments that refresh alone do not ask for it.
+        "open_switch": partial(switch_presentation.banner, endpoint, by=by),
     }
 
 
 @require_GET
 def overview(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """Basic information, billing, the last day, tags, recent changes and the history of the status."""
-    endpoint, now = _endpoint(request, endpoint_id), timezone.now()
+    endpoint, now = find_endpoint(request, endpoint_id), timezone.now()
     context = {
-        **_detail(request, endpoint, "overview", now),
+        **detail_context(request, endpoint, "overview", now),
         "tiers": tiers_in_force(endpoint.version.prices.all(), at=now),
         "costs": ledger.costs(endpoint.pk, now=now, tz=timezone.get_current_timezone()),
         "summary": ledger.summary(endpoint.pk, since=now - timedelta(hours=24), now=now),
@@ -220,7 +223,7 @@ def overview(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
 @require_GET
 def calls(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """The calls of one endpoint, filtered and paged; the rows alone for htmx."""
-    endpoint, now = _endpoint(request, endpoint_id), timezone.now()
+    endpoint, now = find_endpoint(request, endpoint_id), timezone.now()
     query = forms.CallsQuery.of(request.GET)
     page = paginate(
         ledger.calls(endpoint.pk, query.filters(now=now)),
@@ -237,7 +240,7 @@ def calls(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     if request.htmx.target == "endpoint-calls":
         return _part(render(request, "endpoints/_calls.html", context))
     selects = query.selects(keys=presentation.calling_keys(endpoint, now=now))
-    context |= {**_detail(request, endpoint, "calls", now), "selects": selects}
+    context |= {**detail_context(request, endpoint, "calls", now), "selects": selects}
     return _part(render(request, "endpoints/calls.html", context))
 
 
@@ -256,9 +259,10 @@ def row(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """One line of the list. 204 while nothing changed; nothing at all, so that it goes, once the endpoint is deleted."""
     if not Endpoint.objects.visible_to(request.user).filter(pk=endpoint_id).exists():
         return HttpResponse()
-    endpoint = _endpoint(request, endpoint_id)
+    endpoint = find_endpoint(request, endpoint_id)
     has_moved, has_changed = _seen(request, endpoint)
-    if not has_changed:
+    switch = switch_presentation.open_switches([endpoint]).get(endpoint.pk)
+    if not has_changed and request.GET.get("switch", "") == presentation.seen_switch(switch):
         return HttpResponse(status=204)
     return _row(request, endpoint, is_fresh=has_moved)
 
@@ -271,7 +275,7 @@ def _row(request: ConsoleRequest, endpoint: Endpoint, *, is_fresh: bool) -> Http
 @require_GET
 def status(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """The status beside the title. 204 while nothing changed; once it moved the other fragments are told."""
-    endpoint = _endpoint(request, endpoint_id)
+    endpoint = find_endpoint(request, endpoint_id)
     has_moved, has_changed = _seen(request, endpoint)
     if not has_changed:
         return HttpResponse(status=204)
@@ -280,46 +284,46 @@ def status(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
 
 
 def _fragment(request: ConsoleRequest, template: str, endpoint: Endpoint, **context: object) -> HttpResponse:
-    return render(request, template, {**_detail(request, endpoint, "", timezone.now()), **context})
+    return render(request, template, {**detail_context(request, endpoint, "", timezone.now()), **context})
 
 
 @require_GET
 def actions(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """The buttons of an endpoint's page."""
     return _fragment(
-        request, "endpoints/_actions.html", _endpoint(request, endpoint_id), tab=request.GET.get("tab", "")
+        request, "endpoints/_actions.html", find_endpoint(request, endpoint_id), tab=request.GET.get("tab", "")
     )
 
 
 @require_GET
 def trouble(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """What is wrong with an endpoint and what the person can do."""
-    return _fragment(request, "endpoints/_trouble.html", _endpoint(request, endpoint_id))
+    return _fragment(request, "endpoints/_trouble.html", find_endpoint(request, endpoint_id))
 
 
 @require_GET
 def basics(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """Basic information."""
-    return _fragment(request, "endpoints/_basics.html", _endpoint(request, endpoint_id))
+    return _fragment(request, "endpoints/_basics.html", find_endpoint(request, endpoint_id))
 
 
 @require_GET
 def tags(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """The tags."""
-    return _fragment(request, "endpoints/_tags.html", _endpoint(request, endpoint_id))
+    return _fragment(request, "endpoints/_tags.html", find_endpoint(request, endpoint_id))
 
 
 @require_GET
 def changes(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """The last changes by people."""
-    endpoint = _endpoint(request, endpoint_id)
+    endpoint = find_endpoint(request, endpoint_id)
     return _fragment(request, "endpoints/_changes.html", endpoint, changes=presentation.recent_changes(endpoint))
 
 
 @require_GET
 def history(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """How the status moved."""
-    endpoint = _endpoint(request, endpoint_id)
+    endpoint = find_endpoint(request, endpoint_id)
     return _fragment(request, "endpoints/_history.html", endpoint, events=endpoint.events.all()[:HISTORY_SHOWN])
 
 
@@ -347,7 +351,7 @@ def _is_on_list(request: ConsoleRequest) -> bool:
 @require_http_methods(["GET", "POST"])
 def edit(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """Name, description, limits and tags. Who comes second is shown what changed, with all that was typed kept."""
-    endpoint, by = _endpoint(request, endpoint_id, services.UPDATE), actor_of(request)
+    endpoint, by = find_endpoint(request, endpoint_id, services.UPDATE), actor_of(request)
     if request.method == "GET":
         return _edit_form(request, endpoint, forms.EditForm.opened(endpoint))
     form = forms.EditForm.posted(request.POST)
@@ -386,7 +390,7 @@ def _edit_form(request: ConsoleRequest, endpoint: Endpoint, form: forms.EditForm
 @require_POST
 def start(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """Start a stopped endpoint; htmx gets back what it pressed in: the row, or the status beside the title."""
-    endpoint = _endpoint(request, endpoint_id, services.START)
+    endpoint = find_endpoint(request, endpoint_id, services.START)
     started = services.start(endpoint=endpoint, by=actor_of(request), now=timezone.now())
     message = _("%(name)s was started. It turns healthy by itself.") % {"name": started.name}
     if not request.htmx:
@@ -401,7 +405,7 @@ def start(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def stop(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """Who would be cut off, then the stop itself."""
-    endpoint, now = _endpoint(request, endpoint_id, services.STOP), timezone.now()
+    endpoint, now = find_endpoint(request, endpoint_id, services.STOP), timezone.now()
     error = ""
     if request.method == "POST":
         try:
@@ -423,7 +427,7 @@ def stop(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def delete(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """Who called it and how often, its name typed again, then it goes for good."""
-    endpoint, by, now = _endpoint(request, endpoint_id, services.DELETE), actor_of(request), timezone.now()
+    endpoint, by, now = find_endpoint(request, endpoint_id, services.DELETE), actor_of(request), timezone.now()
     form = forms.DeleteForm(request.POST if request.method == "POST" else None)
     must_stop = not endpoint.is_preset and endpoint.status != Status.STOPPED
     if request.method == "POST" and form.is_valid():
@@ -451,7 +455,7 @@ def delete(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
 @require_GET
 def api(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """Ready samples, making a key, and the try-it box; the samples alone for htmx."""
-    return _api_page(request, _endpoint(request, endpoint_id))
+    return _api_page(request, find_endpoint(request, endpoint_id))
 
 
 def _api_page(
@@ -471,7 +475,7 @@ def _api_page(
     is_embedding = domain == FoundationModel.Domain.EMBEDDING
     here = reverse("endpoints:api", args=[endpoint.pk])
     context |= {
-        **_detail(request, endpoint, "api", now),
+        **detail_context(request, endpoint, "api", now),
         "base_url": base_url,
         "key_url": f"{reverse('iam:key_create')}?{urlencode({'endpoint': endpoint.pk, 'next': here})}",
         "may_create_key": by.can(CREATE_KEY, endpoint.project),
@@ -489,7 +493,7 @@ def _api_page(
 @require_POST
 def try_it(request: ConsoleRequest, endpoint_id: str) -> HttpResponseBase:
     """Call the endpoint: a script reads the stream as it comes, a plain browser gets the page with the whole answer."""
-    endpoint, by, now = _endpoint(request, endpoint_id), actor_of(request), timezone.now()
+    endpoint, by, now = find_endpoint(request, endpoint_id), actor_of(request), timezone.now()
     prompt = request.POST.get("prompt", "")
     is_script = "text/event-stream" in request.headers.get("Accept", "")
     try:

@@ -89,6 +89,12 @@ def amounts(cost: Any) -> str:
     )
 
 
+@register.filter
+def money(amount: Decimal, currency: str) -> str:
+    """An amount in its currency: ¥12.40, -$0.35."""
+    return f"-{_money(-amount, currency)}" if amount < 0 else _money(amount, currency)
+
+
 def _money(amount: Decimal, currency: str) -> str:
     symbol = _SYMBOLS.get(currency, f"{currency} ")
     if 0 < amount < Decimal("0.01"):

@@ -170,7 +170,9 @@ dialog?.addEventListener("cancel", (event) => {
 });
 dialog?.addEventListener("close", () => {
   dialog.replaceChildren();
-  opener?.isConnected && opener.focus();
+  // What opened it may have been drawn anew meanwhile.
+  const back = opener?.isConnected ? opener : opener?.id && document.getElementById(opener.id);
+  if (back) back.focus();
   opener = null;
 });
 document.body.addEventListener("closeDialog", () => dialog?.open && dialog.close());
