@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from common import routing
 from common.errors import Conflict, DomainError
 from common.models import RouteChange
+from common.rows import update_rows
 from endpoints import switching
 from endpoints.models import OPEN_STATES, Endpoint, SwitchEvent, VersionSwitch
 from endpoints.switching import Code, Direction, Hold, State
@@ -72,7 +73,7 @@ def move_locked(*, steps: Sequence[tuple[VersionSwitch, Step]], now: datetime) -
         return
     events = [_apply(switch, step, now=now, by=SYSTEM)[1] for switch, step in steps]
     moved = [switch for switch, _step in steps]
-    VersionSwitch.objects.bulk_update(moved, [*_MOVED, "ended_at", "ended_reason"], batch_size=BATCH)
+    update_rows(moved, _MOVED)
     SwitchEvent.objects.bulk_create(events, batch_size=BATCH)
     _give_version(moved, now=now)
     routing.announce(kind=RouteChange.Kind.ENDPOINT, object_ids=[switch.endpoint_id for switch in moved], now=now)
@@ -80,7 +81,7 @@ def move_locked(*, steps: Sequence[tuple[VersionSwitch, Step]], now: datetime) -
 
 _MOVED = (
     "state", "rung", "weight", "direction", "soak", "soaked_seconds", "moves", "ticked_at", "check_at", "verdict",
-    "verdict_figures",
+    "verdict_figures", "ended_at", "ended_reason",
 )  # fmt: skip
 
 
@@ -146,11 +147,8 @@ def hold_locked(*, holds: Sequence[tuple[VersionSwitch, Hold, float]], now: date
         if has_begun:
             lines.append(_line(switch, kind=SwitchEvent.Kind.HELD, from_weight=switch.weight, code=hold.code,
                                figures=hold.figures, reason="", by=SYSTEM, now=now))  # fmt: skip
-    VersionSwitch.objects.bulk_update(
-        [switch for switch, _hold, _seconds in holds],
-        ["verdict", "verdict_figures", "soaked_seconds", "ticked_at", "check_at"],
-        batch_size=BATCH,
-    )
+    held = [switch for switch, _hold, _seconds in holds]
+    update_rows(held, ["verdict", "verdict_figures", "soaked_seconds", "ticked_at", "check_at"])
     if lines:
         SwitchEvent.objects.bulk_create(lines, batch_size=BATCH)
 

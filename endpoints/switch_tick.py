@@ -172,7 +172,11 @@ def _health(batch: Sequence[VersionSwitch], *, is_late: bool) -> dict[int, Healt
     """What is known of both sides of each switch; two queries for all of them."""
     up = servers_of(switch.target_id for switch in batch)
     gated = [switch for switch in batch if switch.gates is not None and switch.state == State.CLIMBING]
-    sums = health.sums((switch.pk, soak) for switch in gated for soak in (switch.soak, health.WHOLE))
+    sums = health.sums(
+        key
+        for switch in gated
+        for key in ((switch.pk, switch.soak, switch.target_id), (switch.pk, health.WHOLE, switch.source_id))
+    )
     nothing = Sums()
     return {
         switch.pk: Health(

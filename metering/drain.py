@@ -23,6 +23,7 @@ import catalog.services
 import iam.services
 from catalog.models import PriceTier, price_at
 from common import redis
+from common.rows import update_rows
 from metering import events, health
 from metering.events import Outcome, UsageEvent
 from metering.models import (
@@ -522,9 +523,7 @@ def _add_totals(totals: dict[tuple[int, int, int], _Total]) -> None:
         if total is not None:
             total.add_to(row)
             rows.append(row)
-    HealthSum.objects.bulk_update(
-        rows, ["at", "calls", "errors", "rejections", "first_token", "duration"], batch_size=100
-    )
+    update_rows(rows, ["at", "calls", "errors", "rejections", "first_token", "duration"])
 
 
 def _add_parameters(counted: Sequence[UsageEvent]) -> None:
