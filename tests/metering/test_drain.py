@@ -20,7 +20,7 @@ from tests.builders import NOW, usage_event
 from tests.metering.conftest import GENERATION, Send
 from tests.servers import ON_SQLITE
 
-STEPS = ["read", "locked", "records", "sums", "position", "committed", "trimmed"]
+STEPS = ["read", "locked", "records", "sums", "health", "position", "committed", "trimmed"]
 
 
 class Death(Exception):
