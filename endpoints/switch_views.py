@@ -134,17 +134,22 @@ def watch(request: ConsoleRequest, endpoint_id: str, switch_id: int) -> HttpResp
     context = _watched(request, endpoint, _switch(endpoint, switch_id))
     if request.GET.get("seen") == context["seen"]:
         return HttpResponse(status=204)
-    response = render(request, "endpoints/switch/_watch.html", context)
+    response = render(request, "endpoints/switch/_watch.html", {**context, "is_refresh": True})
     # The page's other parts (its title's status, its history) hear of the end.
     return response if context["is_open"] else htmx.trigger(response, f"changed-{endpoint.pk}")
 
 
 def _watched(request: ConsoleRequest, endpoint: Endpoint, switch: VersionSwitch) -> dict[str, object]:
-    """The refreshing part as HTML (`body`), and a digest of it by which the page asks whether it is still so."""
-    shown = presentation.watch(switch, by=actor_of(request))
-    body = render_to_string("endpoints/switch/_watch_body.html", {"endpoint": endpoint, "watch": shown}, request)
-    digest = hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
-    return {"endpoint": endpoint, "switch": switch, "is_open": switch.is_open, "body": body, "seen": digest}
+    """The two refreshing parts as HTML, and a digest of them by which the page asks whether they are still so."""
+    shown = {"endpoint": endpoint, "watch": presentation.watch(switch, by=actor_of(request))}
+    body, figures = (
+        render_to_string(f"endpoints/switch/{name}.html", shown, request) for name in ("_watch_body", "_figures_body")
+    )
+    digest = hashlib.blake2b((body + figures).encode(), digest_size=8).hexdigest()
+    return {
+        "endpoint": endpoint, "switch": switch, "is_open": switch.is_open, "body": body, "figures": figures,
+        "seen": digest,
+    }  # fmt: skip
 
 
 @require_GET

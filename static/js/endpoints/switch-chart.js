@@ -1,44 +1,55 @@
 // The first chart of the product: wanted and seen share over time, drawn by uPlot from the page's own JSON.
 const box = document.getElementById("switch-chart");
+const table = document.getElementById("switch-shares")?.closest("details");
+const HEIGHT = 220;
 const REFRESH_MS = 10_000;
 let plot = null;
 
+// A canvas knows neither custom properties nor light-dark(): the browser resolves them on an element.
 function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const probe = document.createElement("span");
+  probe.style.color = `var(${name})`;
+  box.append(probe);
+  const resolved = getComputedStyle(probe).color;
+  probe.remove();
+  return resolved;
 }
+
+const clock = new Intl.DateTimeFormat(document.documentElement.lang || "en", {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone: box?.dataset.zone || undefined,
+});
+const at = (seconds) => (seconds === null ? "–" : clock.format(seconds * 1000));
+const percent = (value) => (value === null || value === undefined ? "–" : `${value} %`);
 
 function options() {
   const grid = { stroke: colour("--ark-border"), width: 1 };
-  const axis = { stroke: colour("--ark-hint"), grid, ticks: grid };
+  const axis = { stroke: colour("--ark-hint"), grid, ticks: grid, font: `11px ${getComputedStyle(box).fontFamily}` };
   return {
     width: Math.max(box.clientWidth, 240),
-    height: 220,
-    legend: { live: true },
+    height: HEIGHT,
     cursor: { drag: { x: false, y: false } },
     scales: { x: { time: true }, y: { range: [0, 100] } },
-    axes: [axis, { ...axis, size: 48, values: (_plot, values) => values.map((value) => `${value} %`) }],
+    axes: [
+      { ...axis, space: 80, size: 32, values: (_plot, values) => values.map(at) },
+      { ...axis, size: 52, incrs: [20], values: (_plot, values) => values.map(percent) },
+    ],
     series: [
-      {},
-      { label: box.dataset.wanted, stroke: colour("--ark-hint"), width: 1.5, dash: [6, 4], paths: uPlot.paths.stepped({ align: 1 }) },
-      { label: box.dataset.seen, stroke: colour("--ark-accent"), width: 2, spanGaps: true, points: { size: 4 } },
+      { label: box.dataset.time, value: (_plot, value) => at(value) },
+      {
+        label: box.dataset.wanted, stroke: colour("--ark-hint"), width: 1.5, dash: [6, 4], points: { show: false },
+        paths: uPlot.paths.stepped({ align: 1 }), value: (_plot, value) => percent(value),
+      },
+      {
+        label: box.dataset.seen, stroke: colour("--ark-accent-text"), width: 2, spanGaps: true, points: { size: 4 },
+        value: (_plot, value) => percent(value),
+      },
     ],
   };
 }
 
-function draw(figures) {
-  const data = [figures.time, figures.wanted, figures.seen];
-  if (plot) {
-    plot.setData(data);
-    return;
-  }
+function draw(data) {
+  plot?.destroy();
   box.replaceChildren();
-  plot = new uPlot(options(), data, box);
-}
-
-function redraw() {
-  if (!plot) return;
-  const data = plot.data;
-  plot.destroy();
   plot = new uPlot(options(), data, box);
 }
 
@@ -47,20 +58,30 @@ async function load() {
     const answer = await fetch(box.dataset.src, { headers: { Accept: "application/json" } });
     if (!answer.ok) return;
     const figures = await answer.json();
-    if (figures.time.length > 1) draw(figures);
-    else if (!plot) box.textContent = box.dataset.none;
+    const data = [figures.time, figures.wanted, figures.seen];
+    if (plot) plot.setData(data);
+    else if (figures.time.length > 1) draw(data);
+    else box.textContent = box.dataset.none;
   } catch {
     // The page's own refresh says when the console does not answer.
   }
 }
 
+function isOpen() {
+  return document.querySelector("#switch-watch[hx-get]") !== null;
+}
+
 if (box && window.uPlot) {
   load();
-  new ResizeObserver(() => plot && plot.setSize({ width: Math.max(box.clientWidth, 240), height: 220 })).observe(box);
-  new MutationObserver(redraw).observe(document.documentElement, { attributes: true, attributeFilter: ["data-bs-theme"] });
-  if ("live" in box.dataset) {
+  new ResizeObserver(() => plot?.setSize({ width: Math.max(box.clientWidth, 240), height: HEIGHT })).observe(box);
+  document.addEventListener("ark:themed", () => plot && draw(plot.data));
+  if (isOpen()) {
+    let wasOpen = true;
     setInterval(() => {
-      if (!document.hidden && document.querySelector("#switch-watch[hx-get]")) load();
+      if (document.hidden || !wasOpen) return;
+      wasOpen = isOpen(); // once more after the end, for the last move
+      load();
+      if (table?.open) table.dispatchEvent(new Event("toggle"));
     }, REFRESH_MS);
   }
 }
