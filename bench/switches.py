@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from bench import rollback
+from bench import rollback, ticks
 from bench.run import Cannot
 
 
 def main() -> int:
     try:
-        lines = rollback.measure()
+        lines = [*ticks.measure(), *rollback.measure()]
     except Cannot as error:
         print(error, file=sys.stderr)
         return 1
