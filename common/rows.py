@@ -15,7 +15,7 @@ def update_rows(rows: Sequence[models.Model], columns: Sequence[str]) -> None:
     if not rows:
         return
     meta = type(rows[0])._meta
-    key = meta.concrete_model._meta.pk
+    key = meta.pk
     assert key is not None
     fields: list[models.Field[Any, Any]] = [key, *(meta.get_field(name) for name in columns)]  # type: ignore[list-item]
     quote = connection.ops.quote_name
