@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from endpoints import switch_services, switching
 from endpoints.models import Endpoint, SwitchEvent, VersionSwitch
@@ -138,7 +139,9 @@ def _sentence(switch: VersionSwitch) -> str:
     if switch.is_open:
         return switching.verdict_sentence(switch)
     last = switch.events.last()
-    return switching.event_sentence(last) if last else ""
+    if last is None:
+        return ""
+    return _("%(what)s. %(why)s") % {"what": last.get_kind_display(), "why": switching.event_sentence(last)}
 
 
 def _steps(switch: VersionSwitch) -> list[Step]:
@@ -189,7 +192,7 @@ def points(switch: VersionSwitch, *, now: datetime) -> list[Point]:
     for share in health.shares(switch.pk, since=switch.created_at, now=until):
         calls.setdefault(share.at, {})[share.version_id] = share.calls
     moves = [(event.at, event.weight) for event in switch.events.all()]
-    times = sorted({*calls, *(at for at, _weight in moves), until})
+    times = sorted({*calls, *(at for at, _wanted in moves), until})
     found, wanted = [], 0
     for at in times:
         wanted = next((weight for moved_at, weight in reversed(moves) if moved_at <= at), wanted)
