@@ -29,6 +29,8 @@ LADDERS = [
     CUT_OVER,
 ]
 STEPS = ["locked", "decided", "held", "moved", "recorded", "committed"]
+GATES = st.sampled_from([None, Gates(error_rate_percent=10, min_samples=20)])
+SELDOM = st.integers(0, 7).map(lambda number: number == 7)
 KEEPS = (SwitchEvent.Kind.NOTE, SwitchEvent.Kind.HELD)
 
 
@@ -54,10 +56,13 @@ class Week(RuleBasedStateMachine):
         transaction.set_rollback(True)
         self.transaction.__exit__(None, None, None)
 
-    @initialize(which=st.integers(1, 2), ladder=st.sampled_from(LADDERS))
-    def a_switch_is_under_way(self, which: int, ladder: tuple[Rung, ...]) -> None:
-        self.somebody_starts(which, ladder, None, False, False)
+    @initialize(which=st.integers(1, 2), ladder=st.sampled_from(LADDERS), gates=GATES, rolls_back=st.booleans())
+    def a_switch_is_under_way(
+        self, which: int, ladder: tuple[Rung, ...], gates: Gates | None, rolls_back: bool
+    ) -> None:
+        self.somebody_starts(which, ladder, gates, rolls_back, False)
         self.a_probe_comes()
+        self.tick()
 
     def stored(self) -> Endpoint:
         return Endpoint.objects.select_related("version__model", "project").get(pk=self.endpoint.pk)
@@ -69,7 +74,7 @@ class Week(RuleBasedStateMachine):
     @rule(
         which=st.integers(0, 2),
         ladder=st.sampled_from(LADDERS),
-        gates=st.sampled_from([None, Gates(error_rate_percent=10, min_samples=20)]),
+        gates=GATES,
         rolls_back=st.booleans(),
         warm=st.booleans(),
     )
@@ -85,11 +90,19 @@ class Week(RuleBasedStateMachine):
         except DomainError:
             return
 
-    @rule(verb=st.sampled_from(Verb), is_late=st.booleans(), hold=st.integers(30, 90))
-    def somebody_does_something(self, verb: Verb, is_late: bool, hold: int) -> None:
+    @rule(number=st.integers(0, 7), hold=st.integers(30, 90))
+    def somebody_does_what_fits(self, number: int, hold: int) -> None:
         switch = self.latest()
-        if switch is None:
-            return
+        if switch is not None and (fitting := sorted(switching.verbs(switch))):
+            self.act(switch, Verb(fitting[number % len(fitting)]), hold, is_late=False)
+
+    @rule(verb=st.sampled_from(Verb), is_late=st.booleans(), hold=st.integers(30, 90))
+    def somebody_does_anything(self, verb: Verb, is_late: bool, hold: int) -> None:
+        switch = self.latest()
+        if switch is not None:
+            self.act(switch, verb, hold, is_late=is_late)
+
+    def act(self, switch: VersionSwitch, verb: Verb, hold: int, *, is_late: bool) -> None:
         fits = verb in switching.verbs(switch) and switch.endpoint.deleted_at is None
         common: dict[str, Any] = {"switch": switch, "reason": "because", "by": self.by, "now": self.now}
         seen = {"seen_moves": switch.moves - is_late}
@@ -115,7 +128,7 @@ class Week(RuleBasedStateMachine):
             assert moved.moves == switch.moves + 1
             assert moved == VersionSwitch.objects.get(pk=switch.pk)
 
-    @rule(verb=st.sampled_from([services.start, services.stop]))
+    @rule(verb=st.sampled_from([services.start, services.start, services.stop]))
     def somebody_stops_or_starts_the_endpoint(self, verb: Any) -> None:
         try:
             verb(endpoint=self.stored(), by=self.by, now=self.now)
@@ -129,9 +142,11 @@ class Week(RuleBasedStateMachine):
             services.edit(endpoint=stored, revision=stored.revision, name="n", description="", rpm=rpm, tpm=9, tags={},
                           by=self.by, now=self.now)  # fmt: skip
 
-    @rule()
-    def somebody_deletes_the_endpoint(self) -> None:
+    @rule(is_sure=SELDOM)
+    def somebody_deletes_the_endpoint(self, is_sure: bool) -> None:
         stored = self.stored()
+        if not is_sure:
+            return
         try:
             services.delete(endpoint=stored, confirm_name=stored.name, by=self.by, now=self.now)
         except DomainError:
@@ -139,7 +154,7 @@ class Week(RuleBasedStateMachine):
         assert not VersionSwitch.objects.open().exists()
 
     # --- the world
-    @rule(which=st.integers(0, 2), state=st.sampled_from(ModelServer.State))
+    @rule(which=st.integers(0, 2), state=st.sampled_from(["up", "up", "down", "unknown"]))
     def a_server_changes(self, which: int, state: str) -> None:
         ModelServer.objects.filter(pk=self.servers[which].pk).update(state=state)
 
@@ -147,11 +162,11 @@ class Week(RuleBasedStateMachine):
     def a_probe_comes(self) -> None:
         ModelServer.objects.filter(state="up").update(probed_at=self.now)
 
-    @rule(which=st.integers(0, 2), is_retired=st.booleans())
+    @rule(which=st.integers(0, 2), is_retired=SELDOM)
     def an_admin_retires_a_version_or_offers_it_again(self, which: int, is_retired: bool) -> None:
         ModelVersion.objects.filter(pk=self.versions[which].pk).update(retires_at=self.now if is_retired else None)
 
-    @rule(calls=st.integers(1, 60), errors=st.integers(0, 20))
+    @rule(calls=st.integers(10, 60), errors=st.sampled_from([0, 0, 0, 1, 30]))
     def calls_are_counted(self, calls: int, errors: int) -> None:
         switch = self.latest()
         if switch is not None:
@@ -185,7 +200,9 @@ class Week(RuleBasedStateMachine):
 
     @rule(times=st.integers(3, 8))
     def all_goes_well_for_a_while(self, times: int) -> None:
+        ModelServer.objects.update(state="up", probed_at=self.now)
         for _ in range(times):
+            self.calls_are_counted(20, 0)
             self.now += timedelta(seconds=11)
             TickHeartbeat.beat(name="metering.drain", now=self.now)
             switch_tick.tick(now=self.now)
@@ -279,6 +296,6 @@ def test_the_promises_of_the_switch_hold_whatever_happens() -> None:
     run_state_machine_as_test(
         Week,
         settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

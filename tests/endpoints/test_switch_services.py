@@ -26,6 +26,7 @@ from metering import drain
 from tests import builders
 from tests.builders import NOW, usage_event
 from tests.metering.conftest import Send, send, stream  # noqa: F401 - fixtures
+from tests.servers import ON_SQLITE
 
 pytestmark = pytest.mark.django_db
 LATER = NOW + timedelta(seconds=7)
@@ -494,6 +495,7 @@ def errors(results: Sequence[Any]) -> list[str]:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(ON_SQLITE, reason="SQLite has one writer at a time")
 def test_of_two_people_at_once_one_wins_and_the_other_is_told() -> None:
     by = builders.actor()
     switch = builders.version_switch()
@@ -506,6 +508,7 @@ def test_of_two_people_at_once_one_wins_and_the_other_is_told() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(ON_SQLITE, reason="SQLite has one writer at a time")
 def test_of_two_who_start_a_switch_at_once_one_does() -> None:
     by, endpoint, target = builders.actor(), builders.endpoint(), target_version()
     results = at_once(*[lambda: start(endpoint, target, by)] * 3)
@@ -514,6 +517,7 @@ def test_of_two_who_start_a_switch_at_once_one_does() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(ON_SQLITE, reason="SQLite has one writer at a time")
 @pytest.mark.usefixtures("fresh_redis")
 def test_ticks_and_a_person_at_once_end_where_the_person_wants() -> None:
     by = builders.actor()
@@ -537,6 +541,7 @@ def test_ticks_and_a_person_at_once_end_where_the_person_wants() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(ON_SQLITE, reason="SQLite has one writer at a time")
 @pytest.mark.usefixtures("fresh_redis")
 def test_deleting_endpoints_while_the_tick_completes_their_switches_blocks_nobody() -> None:
     by = builders.actor()
