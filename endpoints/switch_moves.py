@@ -134,7 +134,8 @@ def _give_version(switches: Sequence[VersionSwitch], *, now: datetime) -> None:
 def hold_locked(*, holds: Sequence[tuple[VersionSwitch, Hold, float]], now: datetime) -> None:
     """Note why switches stand still, and the seconds of their soak; the caller's transaction holds their rows locked.
 
-    What a person should know of is written into the log when it begins.
+    What a person should know of is written into the log when it begins, once in a soak: figures that swing around a
+    gate for a week must not fill it.
     """
     if not holds:
         return
@@ -150,7 +151,13 @@ def hold_locked(*, holds: Sequence[tuple[VersionSwitch, Hold, float]], now: date
     held = [switch for switch, _hold, _seconds in holds]
     update_rows(held, ["verdict", "verdict_figures", "soaked_seconds", "ticked_at", "check_at"])
     if lines:
-        SwitchEvent.objects.bulk_create(lines, batch_size=BATCH)
+        said = set(
+            SwitchEvent.objects.filter(switch__in=[line.switch_id for line in lines], kind=SwitchEvent.Kind.HELD)
+            .values_list("switch_id", "soak", "code")
+            .distinct()
+        )
+        new = [line for line in lines if (line.switch_id, line.soak, str(line.code)) not in said]
+        SwitchEvent.objects.bulk_create(new, batch_size=BATCH)
 
 
 def note(

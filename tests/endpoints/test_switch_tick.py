@@ -140,6 +140,15 @@ def test_a_breach_holds_with_its_figures_once_in_the_log_and_goes_on_when_it_is_
     assert seen(switch) == ("climbing", 70, Code.GATES_PASSED)
 
 
+def test_figures_that_swing_around_a_gate_are_in_the_log_once_a_soak() -> None:
+    switch = builders.version_switch(gates=GATES)
+    row = builders.health_sum(switch, calls=40)
+    for turn in range(6):
+        HealthSum.objects.filter(pk=row.pk).update(errors=10 * (turn % 2))
+        tick(turn * 11)
+    assert [line.code for line in switch.events.filter(kind="held")] == [Code.ERROR_RATE]
+
+
 def test_a_breach_rolls_back_within_a_turn_and_is_recorded() -> None:
     switch = builders.version_switch(gates=GATES, on_breach="roll_back", soaked_seconds=1)
     builders.health_sum(switch, calls=40, errors=10)
