@@ -287,7 +287,8 @@ def claim_due(*, now: datetime, lease_seconds: int = 30, limit: int = 500) -> li
 def note_traffic(*, server_id: int, failures: int, successes: int, now: datetime) -> None:
     """What real calls saw of a server since the last time. Nothing but failures makes a probe due at once.
 
-    Successes put the next probe off, since they are a better one; never on a server that is not known to be well.
+    Successes put the next probe off, since they are a better one; never on a server that is not known to be well, and
+    never one that is due already: somebody waits for it (a version switch, before its first step).
     """
     servers = ModelServer.objects.filter(pk=server_id, is_enabled=True)
     if failures and not successes:
@@ -299,7 +300,10 @@ def note_traffic(*, server_id: int, failures: int, successes: int, now: datetime
         )
     elif successes and not failures:
         servers.filter(
-            state=ModelServer.State.UP, failed_probes=0, probed_at__gt=now - timedelta(seconds=6 * PROBE_SECONDS)
+            state=ModelServer.State.UP,
+            failed_probes=0,
+            probed_at__gt=now - timedelta(seconds=6 * PROBE_SECONDS),
+            next_probe_at__gt=now,
         ).update(next_probe_at=now + timedelta(seconds=PROBE_SECONDS))
 
 

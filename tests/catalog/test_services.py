@@ -101,6 +101,7 @@ def test_a_due_server_is_taken_once_and_again_when_its_probe_got_lost() -> None:
         ({"state": State.DOWN}, 0, 5, 9),  # late news is no probe
         ({"failed_probes": 1}, 0, 5, 9),
         ({"probed_at": NOW - timedelta(seconds=61)}, 0, 5, 9),  # a probe a minute at least
+        ({"next_probe_at": NOW}, 0, 5, 0),  # somebody waits for this one
     ],
 )
 def test_real_traffic_hastens_or_spares_the_next_probe(

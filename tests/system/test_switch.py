@@ -68,7 +68,13 @@ def test_a_switch_climbs_its_ladder_while_each_process_is_killed_and_loses_no_ca
         traffic.wait_for_more(20)
         stack_redis.start()
 
-    breaks = [kill("worker-ticks", "worker-ticks"), kill("beat"), kill_gateway_worker, kill_redis, kill("console")]
+    breaks = [
+        kill("worker-ticks", "worker-ticks"),
+        kill("beat"),
+        kill_gateway_worker,
+        kill_redis,
+        kill("console", "worker-slow"),
+    ]
     with traffic:
         traffic.wait_for_more(10)
         switch_id = person.start(endpoint_id, made.versions["target"], weights=LADDER, hold_seconds=HOLD_SECONDS)
