@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from audit.models import Event
 from catalog.models import ModelVersion
 from common.errors import DomainError, NotAllowed, Unavailable
-from endpoints import forms, services, switch_presentation, tryit
+from endpoints import forms, services, switch_presentation, switch_services, tryit
 from endpoints.models import Endpoint, Status, VersionSwitch
 from iam.actors import Actor
 from iam.models import ApiKey
@@ -160,6 +160,9 @@ def recent_changes(endpoint: Endpoint) -> list[Change]:
         services.UPDATE: _("edited it"),
         services.START: _("started it"),
         services.STOP: _("stopped it"),
+        switch_services.START: _("started a version switch"),
+        switch_services.ROLL_BACK: _("rolled a version switch back"),
+        switch_services.FINISH: _("finished a version switch at once"),
     }
     events = Event.objects.filter(resource=endpoint.trn, action__in=done, outcome=Event.Outcome.ALLOWED)
     return [

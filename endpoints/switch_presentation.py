@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 
 from endpoints import switch_services, switching
 from endpoints.models import Endpoint, SwitchEvent, VersionSwitch
-from endpoints.switching import Verb
+from endpoints.switching import Code, Health, Verb
 from iam.actors import Actor
 from metering import health
 from metering.health import Sums
@@ -71,6 +71,21 @@ class LogLine:
 
 
 @dataclass(frozen=True)
+class GateLine:
+    """One gate with its figures: percentages, or milliseconds where `is_time`. `source` is None for the absolute gate.
+
+    `state`: "kept", "broken", or "open" while too few calls speak.
+    """
+
+    label: str
+    target: float | None
+    source: float | None
+    allowed: str
+    is_time: bool
+    state: str
+
+
+@dataclass(frozen=True)
 class Button:
     """A verb that fits the state and that the person may use.
 
@@ -95,6 +110,7 @@ class Watch:
     log: Sequence[LogLine]
     sentence: str
     is_alarming: bool
+    gates: Sequence[GateLine]
     remaining: str
     buttons: Sequence[Button]
     may_roll_back: bool
@@ -112,14 +128,16 @@ class Watch:
 def watch(switch: VersionSwitch, *, by: Actor) -> Watch:
     """What the page of `switch` shows `by`; two queries."""
     events = list(switch.events.all())
+    sums = health.by_soak(switch.pk)
     remaining = switching.remaining_seconds(switch)
     fitting = [verb for verb in switching.verbs(switch) if by.can(switch_services.PERMISSION[verb], switch.endpoint)]
     return Watch(
         switch=switch,
         steps=_steps(switch),
-        rows=_rows(switch, events),
+        rows=_rows(switch, events, sums),
         log=[LogLine(event, switching.event_sentence(event)) for event in reversed(events)],
         sentence=_sentence(switch),
+        gates=_gate_lines(switch, sums),
         is_alarming=switch.is_open and switch.verdict in switching.ALARMING,
         remaining="" if remaining is None else switching.span(remaining),
         buttons=[Button(verb, _ICONS[verb]) for verb in _VERB_ORDER if verb in fitting],
@@ -156,8 +174,51 @@ def _steps(switch: VersionSwitch) -> list[Step]:
     ]
 
 
-def _rows(switch: VersionSwitch, events: Sequence[SwitchEvent]) -> list[SoakRow]:
-    sums = health.by_soak(switch.pk)
+_GATE_CODES = {
+    "error_rate_percent": Code.ERROR_RATE,
+    "error_points_over_source": Code.ERRORS_OVER_SOURCE,
+    "rejection_points_over_source": Code.REJECTIONS_OVER_SOURCE,
+    "first_token_ratio": Code.FIRST_TOKEN_SLOWER,
+    "duration_ratio": Code.DURATION_SLOWER,
+}
+
+
+def _gate_lines(switch: VersionSwitch, sums: Mapping[tuple[int, int], Sums]) -> list[GateLine]:
+    gates = switching.gates_of(switch)
+    if gates is None or not switch.is_open or switch.rung < 0:
+        return []
+    target = sums.get((switch.soak, switch.target_id), Sums())
+    source = sums.get((health.WHOLE, switch.source_id), Sums())
+    broken = {code for code, _figures in switching.breaches(gates, Health(target=target, source=source))}
+    # Not judged yet, as `decide` has it.
+    is_open = target.calls < gates.min_samples
+    is_alone = is_open or source.calls < gates.min_samples
+    shown: list[tuple[str, str, str, float | None, float | None]] = [
+        ("error_rate_percent", _("Errors"), "≤ %s %%", target.error_percent, None),
+        (
+            "error_points_over_source", _("Errors beside the source"), _("+ %s points"),
+            target.error_percent, source.error_percent,
+        ),
+        (
+            "rejection_points_over_source", _("Rejections (4xx) beside the source"), _("+ %s points"),
+            target.rejection_percent, source.rejection_percent,
+        ),
+        ("first_token_ratio", "TTFT p95", "× %s", target.first_token_p95, source.first_token_p95),
+        ("duration_ratio", _("Duration p95"), "× %s", target.duration_p95, source.duration_p95),
+    ]  # fmt: skip
+    lines = []
+    for name, label, allowed, mine, theirs in shown:
+        limit = getattr(gates, name)
+        if limit is None:
+            continue
+        is_waiting = is_open if name == "error_rate_percent" else is_alone
+        state = "open" if is_waiting else "broken" if _GATE_CODES[name] in broken else "kept"
+        is_time = name.endswith("_ratio")
+        lines.append(GateLine(label, mine, theirs, allowed % f"{limit:g}", is_time, state))
+    return lines
+
+
+def _rows(switch: VersionSwitch, events: Sequence[SwitchEvent], sums: Mapping[tuple[int, int], Sums]) -> list[SoakRow]:
     begun: dict[int, SwitchEvent] = {}
     for event in events:
         begun.setdefault(event.soak, event)

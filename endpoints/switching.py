@@ -440,7 +440,7 @@ def _climb(switch: SwitchState, health: Health) -> Verdict:
         if health.is_late:
             return Hold(Code.FIGURES_LATE)
         if target.calls >= gates.min_samples:
-            for code, figures in _breaches(gates, health):
+            for code, figures in breaches(gates, health):
                 return _breached(switch, code, {**switch.names, "samples": target.calls, **figures})
     hold = switch.ladder[switch.rung].hold_seconds
     if switch.soaked_seconds < hold:
@@ -465,7 +465,7 @@ def _breached(switch: SwitchState, code: Code, figures: Mapping[str, Any]) -> Ve
     return Hold(code, figures)
 
 
-def _breaches(gates: Gates, health: Health) -> Iterator[tuple[Code, dict[str, Any]]]:
+def breaches(gates: Gates, health: Health) -> Iterator[tuple[Code, dict[str, Any]]]:
     """The gates that the target breaks, worst kind first. What cannot be compared yet is not judged."""
     target, source = health.target, health.source
     errors, rejections = target.error_percent or 0.0, target.rejection_percent or 0.0

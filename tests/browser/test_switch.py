@@ -120,7 +120,7 @@ def test_from_the_comparison_to_the_roll_back(open_page: Open, stack: Stack, mad
     expect(page.locator("#switch-watch")).to_contain_text(words["climbing"])
     time_passes(stack, endpoint_id)
     expect(weight(page)).to_have_text("50 %", timeout=30_000)
-    page.wait_for_function("document.querySelector('#switch-chart canvas')", timeout=15_000)
+    expect(page.locator("#switch-chart canvas")).to_be_visible()
     assert is_drawn(page)
 
     # Other pages say so.
@@ -222,7 +222,7 @@ def test_the_pages_fit_a_phone_axe_finds_nothing_and_no_script_is_needed(
     for theme in ("light", "dark"):
         for size in ({"width": 1440, "height": 900}, {"width": 390, "height": 844}):
             looked = open_page(path, color_scheme=theme, viewport=size, reduced_motion="reduce")
-            looked.wait_for_function("document.querySelector('#switch-chart canvas')")
+            expect(looked.locator("#switch-chart canvas")).to_be_visible()
             looked.locator(".sw-details summary").click()
             assert looked.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert is_drawn(looked)

@@ -14,7 +14,9 @@ from catalog.models import FoundationModel, ModelVersion
 from endpoints import switch_services
 from endpoints.models import Endpoint, SwitchEvent, VersionSwitch
 from endpoints.switch_forms import DEFAULT_GATES, parse, typed
+from endpoints.switch_presentation import watch
 from endpoints.switching import LADDERS, Rung, Verb
+from iam.actors import SYSTEM
 from metering.models import HealthSlice
 from tests import builders
 from tests.endpoints.pages.clients import events, htmx, signed_in
@@ -164,6 +166,7 @@ def test_a_plan_starts_a_switch(client_of_owner: Client, endpoint: Endpoint, tar
     assert "Waiting for a fresh probe" in page
     assert "switch-cancel" in page
     assert "switch-roll_back" not in page
+    assert "started a version switch" in text(client_of_owner, f"/endpoints/{endpoint.pk}")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +253,23 @@ def test_the_page_shows_where_the_switch_stands(client_of_owner: Client, switch:
     assert "5 %" in page
     assert "The time of the step was over." in page
     assert 'hx-trigger="every 2s' in page
+
+
+def test_each_gate_says_what_it_sees(client_of_owner: Client, switch: VersionSwitch) -> None:
+    gates = {"error_rate_percent": 5, "rejection_points_over_source": 2, "duration_ratio": 2, "min_samples": 50}
+    VersionSwitch.objects.update(gates=gates)
+
+    def states() -> list[str]:
+        return [line.state for line in watch(VersionSwitch.objects.get(), by=SYSTEM).gates]
+
+    assert states() == ["open", "open", "open"]
+    builders.health_sum(switch, calls=100, errors=10, rejections=1)
+    assert states() == ["broken", "open", "open"]
+    builders.health_sum(switch, side="source", rung=-1, calls=100)
+    assert states() == ["broken", "kept", "kept"]
+    page = text(client_of_owner, f"/endpoints/{switch.endpoint_id}/switch")
+    assert "<strong>10 %</strong>" in page
+    assert "≤ 5 %" in page
 
 
 def test_what_refreshes_answers_nothing_while_nothing_changed(client_of_owner: Client, switch: VersionSwitch) -> None:
