@@ -222,10 +222,12 @@ def _acting(endpoint: Endpoint, action: str, *, by: Actor, now: datetime) -> Ite
         resource=endpoint.trn, resource_name=endpoint.name, now=now,
     ) as noted:  # fmt: skip
         by.require(action, endpoint)
+        # First the row alone: locked together with its version, PostgreSQL drops a row whose version changed during
+        # the wait, and people would read that their endpoint has been deleted.
+        Endpoint.objects.select_for_update(no_key=True).filter(pk=endpoint.pk).first()
         stored = (
             Endpoint.objects.alive()
             .select_related("version__model", "project", "creator")
-            .select_for_update(of=("self",), no_key=True)
             .filter(pk=endpoint.pk)
             .first()
         )

@@ -192,13 +192,10 @@ def _acting(endpoint: Endpoint, action: str, *, by: Actor, now: datetime) -> Ite
         resource=endpoint.trn, resource_name=endpoint.name, now=now,
     ) as noted:  # fmt: skip
         by.require(action, endpoint)
-        stored = (
-            Endpoint.objects.alive()
-            .select_related("version__model", "project")
-            .select_for_update(of=("self",), no_key=True)
-            .filter(pk=endpoint.pk)
-            .first()
-        )
+        # First the row alone: locked together with its version, PostgreSQL drops a row whose version changed during
+        # the wait, and people would read that their endpoint has been deleted.
+        Endpoint.objects.select_for_update(no_key=True).filter(pk=endpoint.pk).first()
+        stored = Endpoint.objects.alive().select_related("version__model", "project").filter(pk=endpoint.pk).first()
         if stored is None:
             raise DomainError(_("This endpoint has been deleted."))
         yield stored, noted

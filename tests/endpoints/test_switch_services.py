@@ -34,7 +34,7 @@ LATER = NOW + timedelta(seconds=7)
 
 @pytest.fixture(autouse=True)
 def _in_english() -> Iterator[None]:
-    with override("en"):
+    with override("en", deactivate=True):
         yield
 
 
@@ -556,6 +556,6 @@ def test_deleting_endpoints_while_the_tick_completes_their_switches_blocks_nobod
             services.delete(endpoint=endpoint, confirm_name=endpoint.name, by=by, now=NOW)
 
     results = at_once(delete_all, lambda: switch_tick.tick(now=NOW), lambda: switch_tick.tick(now=NOW))
-    assert errors(results) == []
+    assert errors(results) == [], results
     assert not VersionSwitch.objects.open().exists()
     assert not Endpoint.objects.alive().exists()

@@ -34,7 +34,7 @@ GATES = switching.stored_gates(Gates(error_rate_percent=5, min_samples=20))
 
 @pytest.fixture(autouse=True)
 def _in_english() -> Iterator[None]:
-    with override("en"):
+    with override("en", deactivate=True):
         yield
 
 

@@ -55,7 +55,7 @@ BEFORE, LATER = NOW - timedelta(seconds=1), NOW + timedelta(days=1)
 
 @pytest.fixture(autouse=True)
 def _in_english() -> Iterator[None]:
-    with override("en"):
+    with override("en", deactivate=True):
         yield
 
 
