@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +99,14 @@ def test_a_deny_of_everything_wins_over_any_allow(actions: list[str]) -> None:
     statements = [*(statement(action) for action in actions), statement("*", effect="Deny")]
 
     assert not allows(statements, action="ark:StopEndpoint", resource=ENDPOINT)
+
+
+def test_every_action_that_the_code_asks_for_is_in_the_docs() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rooms = ("endpoints", "metering", "catalog", "iam")
+    sources = [path.read_text(encoding="utf-8") for room in rooms for path in (root / room).rglob("*.py")]
+    asked = {action for text in sources for action in re.findall(r'"((?:ark|iam):[A-Z][A-Za-z]+)"', text)}
+    documented = set(re.findall(r"`((?:ark|iam):[A-Z][A-Za-z]+)`", (root / "docs/permissions.md").read_text("utf-8")))
+
+    assert asked - documented == set()
+    assert documented - asked == set()
