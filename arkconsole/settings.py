@@ -38,11 +38,15 @@ def _number(name: str, default: int, low: int, high: int) -> int:
     return value
 
 
-def _network(name: str, value: str) -> str:
-    try:
-        return str(ipaddress.ip_network(value.strip(), strict=False))
-    except ValueError:
-        raise ImproperlyConfigured(f"{name}: {value!r} is neither an address nor a network") from None
+def _networks(name: str) -> list[str]:
+    found = []
+    entries: list[str] = env.list(name, [])
+    for entry in entries:
+        try:
+            found.append(str(ipaddress.ip_network(entry.strip(), strict=False)))
+        except ValueError:
+            raise ImproperlyConfigured(f"{name}: {entry!r} is neither an address nor a network") from None
+    return found
 
 
 def _zone(name: str, default: str) -> str:
@@ -90,7 +94,7 @@ try:
     GATEWAY_INTERNAL_URL = _url("GATEWAY_INTERNAL_URL", GATEWAY_URL, {"http", "https"})
     GATEWAY_MAX_BODY_BYTES = _number("GATEWAY_MAX_BODY_BYTES", 32 * 1024 * 1024, 1024, 1024**3)
     ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", [])
-    TRUSTED_PROXIES = [_network("TRUSTED_PROXIES", entry) for entry in env.list("TRUSTED_PROXIES", [])]
+    TRUSTED_PROXIES = _networks("TRUSTED_PROXIES")
 
     REDIS_URL = _url("REDIS_URL", _embedded_redis_url(), {"redis", "rediss", "unix"})
     if env.str("DATABASE_URL", ""):

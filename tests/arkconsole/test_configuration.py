@@ -16,7 +16,7 @@ from tests.servers import ROOT
 ROOMS = ("arkconsole", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common")
 # Read or set for the children of `up`, by Python and Django themselves.
 NOT_OURS = {"DJANGO_SETTINGS_MODULE", "PYTHONUNBUFFERED"}
-SETTINGS_HELPERS = {"_url", "_number", "_secret_from_data_dir", "_zone"}
+SETTINGS_HELPERS = {"_url", "_number", "_secret_from_data_dir", "_zone", "_networks"}
 
 
 def documented_variables() -> set[str]:
