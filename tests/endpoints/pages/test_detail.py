@@ -99,6 +99,22 @@ def test_costs_are_of_the_readers_own_day(endpoint: Endpoint, owner: User) -> No
     assert page.count("¥2.80") == 2
 
 
+@pytest.mark.parametrize(
+    ("limited", "failed", "says"),
+    [(9, 0, "9 refused by a limit, 0 failed"), (0, 3, "0 refused by a limit, 3 failed"), (0, 0, "")],
+)
+def test_the_last_day_says_how_many_calls_failed(
+    client_of_owner: Client, endpoint: Endpoint, limited: int, failed: int, says: str
+) -> None:
+    UsageMinute.objects.create(
+        at=timezone.now().replace(second=0, microsecond=0), project_id="default", endpoint_id=endpoint.pk,
+        version_id=endpoint.version_id, api="chat", key_id=1, calls=12, limited=limited, failed=failed,
+    )  # fmt: skip
+    page = text(client_of_owner, endpoint)
+    assert says in page
+    assert says or "refused by a limit" not in page
+
+
 def test_an_amount_below_a_cent_is_not_nothing() -> None:
     assert amounts(Cost({"CNY": Decimal("0.0004")})) == "< ¥0.01"
     assert amounts(Cost({"CNY": Decimal("1234.5"), "USD": Decimal("0.5")})) == "¥1,234.50 + $0.50"
