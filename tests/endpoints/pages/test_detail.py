@@ -99,6 +99,13 @@ def test_costs_are_of_the_readers_own_day(endpoint: Endpoint, owner: User) -> No
     assert page.count("¥2.80") == 2
 
 
+def test_the_pages_use_the_words_of_the_spec(client_of_owner: Client, endpoint: Endpoint) -> None:
+    """`spec.zh.md`: 基本信息 (接入模型, 限流, 创建人), 计费信息 (计费类型)."""
+    page = client_of_owner.get(endpoint.get_absolute_url(), headers={"accept-language": "zh"}).content.decode()
+    for word in ("概览", "基本信息", "接入模型", "限流", "创建人", "计费信息", "计费类型", "API 调用", "健康"):
+        assert word in page, word
+
+
 @pytest.mark.parametrize(
     ("limited", "failed", "says"),
     [(9, 0, "9 refused by a limit, 0 failed"), (0, 3, "0 refused by a limit, 3 failed"), (0, 0, "")],
