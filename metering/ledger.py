@@ -198,6 +198,14 @@ def callers(endpoint_id: str, *, since: datetime, now: datetime) -> list[Caller]
     return [Caller(key_id=key_id, calls=count, last_at=last_at) for key_id, count, last_at in rows]
 
 
+def versions(endpoint_id: str, *, since: datetime, now: datetime) -> list[int]:
+    """The versions that answered the endpoint's calls since, by id; one query."""
+    rows = UsageHour.objects.filter(
+        endpoint_id=endpoint_id, at__gte=since.replace(minute=0, second=0, microsecond=0), at__lte=now
+    )
+    return sorted(rows.order_by().values_list("version_id", flat=True).distinct())
+
+
 def pressure(limits: Mapping[str, tuple[int, int]], *, now: datetime) -> dict[str, Pressure]:
     """How much of (rpm, tpm) the last 60 seconds used, for the endpoints that had calls in them; one query.
 

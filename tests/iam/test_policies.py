@@ -52,7 +52,7 @@ def test_a_request_is_judged_by_its_statements(
         ("ArkStandardGlobalAccess", ["ark:StopEndpoint", "ark:CreateApiKey", "ark:UpdateEndpoint", "ark:ListModelServers1"],
          ["ark:OpenModelVersion", "ark:CreateModelServer", "ark:DeleteModelServer", "ark:UpdateModelVersion", "vmp:ListAlerts"]),
         ("ArkReadOnlyAccess", ["ark:GetEndpoint", "ark:ListApiKeys", "ark:ListEndpoints"],
-         ["ark:StopEndpoint", "ark:CreateApiKey", "ark:UpdateApiKey", "vmp:GetAlert"]),
+         ["ark:StopEndpoint", "ark:CreateApiKey", "ark:GetApiKey", "ark:UpdateApiKey", "vmp:GetAlert"]),
         ("VMPFullAccess", ["vmp:CreateAlertingRuleGroup", "vmp:QueryRange"], ["ark:GetEndpoint"]),
         ("VMPReadOnlyAccess", ["vmp:QueryRange", "vmp:ListAlerts", "vmp:GetAlert"], ["vmp:CreateAlertingRuleGroup", "ark:GetEndpoint"]),
     ],

@@ -375,6 +375,8 @@ def test_calls_are_filtered_and_nonsense_is_not_a_filter(client_of_owner: Client
     assert found("period=1h") == {"good"}
     assert found("key=1&stream=no") == {"good", "bad"}
     assert found("key=2") == set()
+    assert found("code=X") == {"bad"}
+    assert found("version=999") == set()
     assert found("result=9xx&outcome=no&key=x&stream=maybe&period=1y&cursor=zzz") == {"good", "bad"}
 
 
