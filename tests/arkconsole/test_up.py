@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -84,6 +85,21 @@ def test_ctrl_c_ends_everything_and_the_next_start_is_quick_and_keeps_its_data(r
     assert (running.demo_key, running.demo_endpoint) == (key, endpoint)
     assert "shown this once" not in running.output
     assert call(running)["choices"]
+
+
+def test_a_closed_terminal_ends_everything_too(home: Stack) -> None:
+    """Nobody reads what is said any more, and the signal is another."""
+    home.stop()
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "up"], cwd=ROOT, env=home.env, stdout=writer, stderr=subprocess.DEVNULL
+    )
+    os.close(writer)
+    with open(reader, "rb") as terminal:
+        assert any(b"Ctrl-C stops everything" in line for line in terminal)
+    process.send_signal(signal.SIGHUP)
+    process.wait(60)
+    assert left_over(home) == []
 
 
 def test_a_killed_run_leaves_nothing_that_blocks_the_next(running: Stack) -> None:
