@@ -25,8 +25,7 @@ setup-dev:
 test: setup-dev  ## lint, types, contracts, then all tests on real servers, a real browser, a real engine
 	@tools/debian.sh
 	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest -q
-	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart"
+	@tools/test.sh
 
 test-unit: setup-dev  ## the quick part alone, on SQLite and the embedded Valkey: needs nothing but Python
 	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart"

@@ -49,7 +49,12 @@ class Site:
     @property
     def probe_host(self) -> str:
         """The address under which this machine itself reaches what listens on `bind_host`."""
-        return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.bind_host, self.bind_host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_host, self.bind_host)
+        return _bracketed(host)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def process_table(site: Site) -> list[Process]:
@@ -80,7 +85,7 @@ def process_table(site: Site) -> list[Process]:
             "console",
             (
                 *(site.python, "-m", "gunicorn", "arkconsole.wsgi:application"),
-                *("--bind", f"{site.bind_host}:{site.port}", "--worker-class", "gthread", "--workers", "2"),
+                *("--bind", f"{_bracketed(site.bind_host)}:{site.port}", "--worker-class", "gthread", "--workers", "2"),
                 *("--threads", "8", "--timeout", "60", "--graceful-timeout", "8", "--keep-alive", "30"),
                 *("--no-control-socket", "--preload"),
             ),

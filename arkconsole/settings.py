@@ -5,8 +5,10 @@ Every variable read here is in the table of `docs/configuration.md` (a test comp
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import sys
+import zoneinfo
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +35,26 @@ def _number(name: str, default: int, low: int, high: int) -> int:
     value: int = env.int(name, default)
     if not low <= value <= high:
         raise ImproperlyConfigured(f"{name}={value}: must be between {low} and {high}")
+    return value
+
+
+def _networks(name: str) -> list[str]:
+    found = []
+    entries: list[str] = env.list(name, [])
+    for entry in entries:
+        try:
+            found.append(str(ipaddress.ip_network(entry.strip(), strict=False)))
+        except ValueError:
+            raise ImproperlyConfigured(f"{name}: {entry!r} is neither an address nor a network") from None
+    return found
+
+
+def _zone(name: str, default: str) -> str:
+    value: str = env.str(name, default)
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ImproperlyConfigured(f"{name}={value!r}: no such time zone; write it like Europe/Berlin") from None
     return value
 
 
@@ -64,13 +86,15 @@ try:
     PORT = _number("PORT", 8000, 1, 65535)
     GATEWAY_PORT = _number("GATEWAY_PORT", 8001, 1, 65535)
     GATEWAY_WORKERS = _number("GATEWAY_WORKERS", 2, 1, 64)
+    if PORT == GATEWAY_PORT:
+        raise ImproperlyConfigured(f"PORT and GATEWAY_PORT are both {PORT}; give each its own")
     CONSOLE_URL = _url("CONSOLE_URL", f"http://127.0.0.1:{PORT}", {"http", "https"})
     GATEWAY_URL = _url("GATEWAY_URL", f"http://127.0.0.1:{GATEWAY_PORT}", {"http", "https"})
     # Where the console reaches the gateway for try-it; differs from GATEWAY_URL behind a proxy or in containers.
     GATEWAY_INTERNAL_URL = _url("GATEWAY_INTERNAL_URL", GATEWAY_URL, {"http", "https"})
     GATEWAY_MAX_BODY_BYTES = _number("GATEWAY_MAX_BODY_BYTES", 32 * 1024 * 1024, 1024, 1024**3)
     ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", [])
-    TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", [])
+    TRUSTED_PROXIES = _networks("TRUSTED_PROXIES")
 
     REDIS_URL = _url("REDIS_URL", _embedded_redis_url(), {"redis", "rediss", "unix"})
     if env.str("DATABASE_URL", ""):
@@ -87,7 +111,7 @@ try:
     _email: dict[str, Any] = env.dj_email_url("EMAIL_URL") if EMAIL_URL else {}
     DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", "arkconsole@localhost")
     LANGUAGE_CODE: str = env.str("LANGUAGE_CODE", "zh-hans", validate=lambda v: v in {"zh-hans", "en"})
-    TIME_ZONE: str = env.str("TIME_ZONE", "Asia/Shanghai")
+    TIME_ZONE = _zone("TIME_ZONE", "Asia/Shanghai")
     CALL_RECORD_DAYS = _number("CALL_RECORD_DAYS", 30, 1, 3650)
 except EnvError as error:
     raise ImproperlyConfigured(str(error)) from None

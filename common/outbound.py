@@ -19,13 +19,11 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import certifi
 import httpx
 
-from common import addresses
+from common import addresses, tls
 
 Resolver = Callable[[str, int], list[str]]
 
@@ -59,17 +57,6 @@ class TooLarge(OutboundError): ...
 class Broken(OutboundError): ...
 
 
-@cache
-def tls_context() -> ssl.SSLContext:
-    """Trusts what the system trusts (so a company's own CA works, SSL_CERT_FILE too) and what certifi lists.
-
-    Shared: making one costs 20 ms. Whoever else calls model servers should use it, else a probe and a call disagree.
-    """
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
-
-
 class VettedTransport(httpx.BaseTransport):
     """Resolves the host itself and connects only to the addresses that were checked.
 
@@ -78,7 +65,7 @@ class VettedTransport(httpx.BaseTransport):
     """
 
     def __init__(self, inner: httpx.BaseTransport | None = None, *, resolver: Resolver = addresses.resolve) -> None:
-        self._inner = inner or httpx.HTTPTransport(verify=tls_context(), trust_env=False)
+        self._inner = inner or httpx.HTTPTransport(verify=tls.client_context(), trust_env=False)
         self._resolve = resolver
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

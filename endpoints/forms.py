@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -303,6 +304,12 @@ class Select:
     chosen: str
 
 
+# What callers of one endpoint meet (`ark.md` §3.7); any other code can stand in the address.
+CALL_CODES = (
+    "Success", "RateLimitExceeded.EndpointRPMExceeded", "RateLimitExceeded.EndpointTPMExceeded",
+    "InvalidEndpoint.ClosedEndpoint", "InvalidParameter", "MissingParameter", "AccessDenied", "ServerOverloaded",
+    "ServiceUnavailable", "InternalServiceError", "ClientClosed",
+)  # fmt: skip
 _PERIODS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 
 
@@ -312,6 +319,8 @@ class CallsQuery:
 
     result: str = ""
     outcome: str = ""
+    code: str = ""
+    version: str = ""
     key: str = ""
     stream: str = ""
     period: str = ""
@@ -322,11 +331,17 @@ class CallsQuery:
             value: str = data.get(name, "")
             return value if value in allowed else ""
 
-        key = data.get("key", "")
+        def number(name: str) -> str:
+            value: str = data.get(name, "")
+            return value if value.isascii() and value.isdecimal() and len(value) < 19 else ""
+
+        code = data.get("code", "")
         return cls(
             result=one_of("result", ledger.STATUS_CLASSES),
             outcome=one_of("outcome", CallRecord.Outcome.values),
-            key=key if key.isascii() and key.isdecimal() and len(key) < 19 else "",
+            code=code if re.fullmatch(r"[A-Za-z][A-Za-z.]{0,63}", code) else "",
+            version=number("version"),
+            key=number("key"),
             stream=one_of("stream", ("yes", "no")),
             period=one_of("period", _PERIODS),
         )
@@ -340,16 +355,22 @@ class CallsQuery:
         return ledger.CallFilters(
             status_class=self.result,
             outcome=self.outcome,
+            code=self.code,
+            version_id=int(self.version) if self.version else None,
             key_id=int(self.key) if self.key else None,
             is_stream=self.stream == "yes" if self.stream else None,
             since=now - _PERIODS[self.period] if self.period else None,
         )
 
-    def selects(self, *, keys: Mapping[int, str]) -> list[Select]:
-        """The bar of filters; `keys` are the keys that called lately, by id."""
+    def selects(self, *, keys: Mapping[int, str], versions: Mapping[int, str]) -> list[Select]:
+        """The bar of filters; `keys` called lately and `versions` answered lately, by id."""
         names = {str(pk): name for pk, name in keys.items()}
         if self.key:
             names.setdefault(self.key, f"#{self.key}")
+        served = {str(pk): name for pk, name in versions.items()}
+        if self.version:
+            served.setdefault(self.version, f"#{self.version}")
+        codes = sorted({*CALL_CODES, self.code} - {""})
         classes = {"2xx": _("2xx succeeded"), "4xx": _("4xx refused"), "5xx": _("5xx failed")}
         return [
             Select("result", _("HTTP status"), _("Any HTTP status"), list(classes.items()), self.result),
@@ -357,6 +378,8 @@ class CallsQuery:
                 "outcome", _("Outcome"), _("Any outcome"),
                 [(value, str(label)) for value, label in CallRecord.Outcome.choices], self.outcome,
             ),
+            Select("code", _("Code"), _("Any code"), [(code, code) for code in codes], self.code),
+            Select("version", _("Version"), _("All versions"), sorted(served.items(), key=lambda item: item[1]), self.version),
             Select("key", _("Key"), _("All keys"), sorted(names.items(), key=lambda item: item[1].lower()), self.key),
             Select(
                 "stream", _("Streaming"), _("Streamed or not"), [("yes", _("Streamed")), ("no", _("Not streamed"))],

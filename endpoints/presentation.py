@@ -122,6 +122,13 @@ def calling_keys(endpoint: Endpoint, *, now: datetime) -> dict[int, str]:
     return key_names(caller.key_id for caller in ledger.callers(endpoint.pk, since=now - CALLERS_SPAN, now=now))
 
 
+def answering_versions(endpoint: Endpoint, *, now: datetime) -> dict[int, str]:
+    """The versions that answered in the last seven days, and the present one, by id; two queries."""
+    found = {endpoint.version_id, *ledger.versions(endpoint.pk, since=now - CALLERS_SPAN, now=now)}
+    rows = ModelVersion.objects.select_related("model").filter(pk__in=found)
+    return {version.pk: version.public_id for version in rows}
+
+
 def key_names(key_ids: Iterable[int]) -> dict[int, str]:
     """What people call the keys, also the console's own and those that are gone; one query."""
     wanted = set(key_ids)

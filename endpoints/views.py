@@ -239,7 +239,9 @@ def calls(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     }
     if request.htmx.target == "endpoint-calls":
         return _part(render(request, "endpoints/_calls.html", context))
-    selects = query.selects(keys=presentation.calling_keys(endpoint, now=now))
+    selects = query.selects(
+        keys=presentation.calling_keys(endpoint, now=now), versions=presentation.answering_versions(endpoint, now=now)
+    )
     context |= {**detail_context(request, endpoint, "calls", now), "selects": selects}
     return _part(render(request, "endpoints/calls.html", context))
 

@@ -23,6 +23,7 @@ _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _CONTENT = {"chat": "messages", "embeddings": "input"}
 _PARAMETERS_MAX = 64
+_NUMBER_MAX = 10_000_000
 _shapes: dict[tuple[str, ...], list[str]] = {}
 
 
@@ -109,7 +110,8 @@ def _whole_number(raw: msgspec.Raw | None) -> int | None:
         number = _decode_int(raw)
     except NOT_JSON:
         return None  # the model server says what is wrong with it
-    return number if 0 <= number <= 10_000_000 else None
+    # More than any model writes is reserved as much as that, not as nothing.
+    return min(number, _NUMBER_MAX) if number >= 0 else None
 
 
 def asks_usage(fields: Fields) -> bool:

@@ -256,7 +256,6 @@ class _RespProtocol(asyncio.Protocol):
         self._transport: Any = None
         self._timer: asyncio.TimerHandle | None = None
         self.queue: deque[_Pending] = deque()
-        self._was_late = False
         self.is_stalled = False
         self.closed: asyncio.Future[None] = loop.create_future()
         self.reason = "closed by Redis"
@@ -334,17 +333,10 @@ class _RespProtocol(asyncio.Protocol):
             self.end(text)  # it may be another server by the time we are back
 
     def _check(self) -> None:
-        """One timer for all deadlines."""
+        """One timer for all deadlines. Loops read before they run timers, so a busy process does not blame Redis."""
         now = self._loop.time()
         self._timer = None
         limit = now - self._deadline
-        is_late = bool(self.queue) and self.queue[0].at <= limit
-        if is_late and not self._was_late:
-            # It may be this process that was late: let the loop read first what Redis has answered long ago.
-            self._was_late = True
-            self._timer = self._loop.call_later(0.001, self._check)
-            return
-        self._was_late = is_late
         for pending in self.queue:
             if pending.at > limit:
                 break

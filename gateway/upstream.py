@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from common import addresses
+from common import tls as client_tls
 from gateway.errors import AnswerBroken, AnswerTimedOut, ConnectFailed
 
 IDLE_SECONDS = 4.0
@@ -524,6 +525,8 @@ class HttpUpstream:
             raise ConnectFailed(f"no connection: {error.strerror or type(error).__name__}") from None
         except addresses.UnsafeAddress:
             raise ConnectFailed("the name resolves to an address that we never call") from None
+        except UnicodeError:
+            raise ConnectFailed("the name is no host name") from None
         raise ConnectFailed("the name resolves to nothing")
 
     async def _addresses(self, origin: Origin) -> list[str]:
@@ -541,7 +544,7 @@ class HttpUpstream:
             _transport, connection = await self._loop.create_connection(factory, address, origin.port)
             return connection
         if self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = client_tls.client_context()
         _transport, connection = await self._loop.create_connection(
             factory, address, origin.port, ssl=self._tls, server_hostname=origin.host
         )

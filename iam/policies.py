@@ -23,7 +23,14 @@ BUILT_IN: dict[str, tuple[str, list[dict[str, Any]]]] = {
                                            "ark:CreateModel*", "ark:DeleteModel*"], "resources": ["*"]},
         ],
     ),
-    "ArkReadOnlyAccess": ("View everything, change nothing", [{"effect": "Allow", "actions": READ_ARK, "resources": ["*"]}]),
+    "ArkReadOnlyAccess": (
+        "View everything, change nothing",
+        [
+            {"effect": "Allow", "actions": READ_ARK, "resources": ["*"]},
+            # A Get by its name only: it makes a key that calls, and spends.
+            {"effect": "Deny", "actions": ["ark:GetApiKey"], "resources": ["*"]},
+        ],
+    ),
     "VMPFullAccess": ("All of monitoring and alerting", [{"effect": "Allow", "actions": ["vmp:*"], "resources": ["*"]}]),
     "VMPReadOnlyAccess": ("View monitoring and alerts", [{"effect": "Allow", "actions": READ_VMP, "resources": ["*"]}]),
 }  # fmt: skip

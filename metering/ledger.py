@@ -223,6 +223,14 @@ def parameters_used(endpoint_id: str, *, since: datetime, now: datetime) -> dict
     return dict(rows)
 
 
+def versions(endpoint_id: str, *, since: datetime, now: datetime) -> list[int]:
+    """The versions that answered the endpoint's calls since, by id; one query."""
+    rows = UsageHour.objects.filter(
+        endpoint_id=endpoint_id, at__gte=since.replace(minute=0, second=0, microsecond=0), at__lte=now
+    )
+    return sorted(rows.order_by().values_list("version_id", flat=True).distinct())
+
+
 def pressure(limits: Mapping[str, tuple[int, int]], *, now: datetime) -> dict[str, Pressure]:
     """How much of (rpm, tpm) the last 60 seconds used, for the endpoints that had calls in them; one query.
 

@@ -216,15 +216,17 @@ class DeadEvent(models.Model):
         INVALID = "invalid", _("values out of range")
         TOO_OLD = "too_old", _("older than the call records, so a duplicate could not be told")
 
-    generation = models.CharField(max_length=64)
-    entry_id = models.CharField(max_length=48)
-    at = models.DateTimeField(help_text="when the drain met it")
-    reason = models.CharField(max_length=16, choices=Reason)
-    detail = models.CharField(max_length=255)
+    generation = models.CharField(_("generation"), max_length=64)
+    entry_id = models.CharField(_("stream entry"), max_length=48)
+    at = models.DateTimeField(_("time"), help_text="when the drain met it")
+    reason = models.CharField(_("reason"), max_length=16, choices=Reason)
+    detail = models.CharField(_("detail"), max_length=255)
     data = models.BinaryField(help_text="the entry's value, at most 64 KiB of it")
 
     class Meta:
         ordering: ClassVar[list[str]] = ["-id"]
+        verbose_name = _("uncounted usage event")
+        verbose_name_plural = _("uncounted usage events")
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.UniqueConstraint(fields=["generation", "entry_id"], name="metering_dead_once")
         ]

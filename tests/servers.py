@@ -241,6 +241,7 @@ def _postgres_bin() -> Path:
 
 
 _folder = tempfile.mkdtemp(prefix="ark-tests-")
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 redis_server = RedisServer(binary=str(get_binary_path()) if ON_SQLITE else "")
 postgres_server = PostgresServer()
 
@@ -290,7 +291,6 @@ def pytest_sessionfinish() -> None:
 def _stop() -> None:
     redis_server.stop()
     postgres_server.stop()
-    shutil.rmtree(_folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

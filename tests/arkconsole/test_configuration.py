@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +16,7 @@ from tests.servers import ROOT
 ROOMS = ("arkconsole", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common")
 # Read or set for the children of `up`, by Python and Django themselves.
 NOT_OURS = {"DJANGO_SETTINGS_MODULE", "PYTHONUNBUFFERED"}
-SETTINGS_HELPERS = {"_url", "_number", "_secret_from_data_dir"}
+SETTINGS_HELPERS = {"_url", "_number", "_secret_from_data_dir", "_zone", "_networks"}
 
 
 def documented_variables() -> set[str]:
@@ -54,3 +57,35 @@ def test_the_table_names_nothing_that_does_not_exist() -> None:
 @pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL", "GATEWAY_WORKERS", "CALL_RECORD_DAYS"])
 def test_the_search_for_variables_finds_what_we_know_of(name: str) -> None:
     assert name in variables_in_use()
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"PORT": "18000", "GATEWAY_PORT": "18000"}, "PORT and GATEWAY_PORT are both 18000"),
+        ({"TIME_ZONE": "Mars/Base"}, "TIME_ZONE='Mars/Base': no such time zone"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8, nonsense"}, "TRUSTED_PROXIES: ' nonsense' is neither"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name_in_one_line(variables: dict[str, str], says: str) -> None:
+    ran = _manage("check", **variables)
+
+    assert ran.returncode != 0
+    assert says in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_database_that_does_not_answer_is_said_in_one_line() -> None:
+    ran = _manage("prepare", DATABASE_URL="postgres://ark:secret@127.0.0.1:1/ark")
+
+    assert ran.returncode != 0
+    assert ran.stderr.startswith("CommandError: The database of DATABASE_URL does not answer")
+    assert len(ran.stderr.splitlines()) == 1
+    assert "secret" not in ran.stderr
+
+
+def _manage(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", command], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip

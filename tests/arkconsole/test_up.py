@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -34,6 +35,11 @@ def running(home: Stack) -> Stack:
     if home._process is None or home.process.poll() is not None:
         home.start()
     return home
+
+
+def answers(stack: Stack) -> bool:
+    """Whether the printed curl line works now."""
+    return subprocess.run(f"{stack.curl_line} -sS --fail", shell=True, capture_output=True).returncode == 0
 
 
 def call(stack: Stack) -> dict[str, object]:
@@ -79,6 +85,21 @@ def test_ctrl_c_ends_everything_and_the_next_start_is_quick_and_keeps_its_data(r
     assert (running.demo_key, running.demo_endpoint) == (key, endpoint)
     assert "shown this once" not in running.output
     assert call(running)["choices"]
+
+
+def test_a_closed_terminal_ends_everything_too(home: Stack) -> None:
+    """Nobody reads what is said any more, and the signal is another."""
+    home.stop()
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "up"], cwd=ROOT, env=home.env, stdout=writer, stderr=subprocess.DEVNULL
+    )
+    os.close(writer)
+    with open(reader, "rb") as terminal:
+        assert any(b"Ctrl-C stops everything" in line for line in terminal)
+    process.send_signal(signal.SIGHUP)
+    process.wait(60)
+    assert left_over(home) == []
 
 
 def test_a_killed_run_leaves_nothing_that_blocks_the_next(running: Stack) -> None:
@@ -130,7 +151,7 @@ def test_each_process_comes_back_when_it_dies(running: Stack, name: str) -> None
     old = running.kill(name)
     running.wait_back(name, old)
     wait_until(lambda: running.is_ready(running.console_url), what="the console is ready")
-    wait_until(lambda: running.is_ready(running.gateway_url), what="the gateway is ready")
+    wait_until(lambda: answers(running), what="the printed curl line answers")
 
 
 def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own(running: Stack, tmp_path: Path) -> None:

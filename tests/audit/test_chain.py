@@ -17,7 +17,7 @@ from iam.actors import SYSTEM, Actor
 from iam.models import Project
 from tests import builders
 from tests.builders import NOW
-from tests.servers import ON_SQLITE, PostgresServer
+from tests.servers import PostgresServer
 
 SOMEBODY = Actor(id="7", name="li.wei", source_ip="192.0.2.7", request_id="r1")
 
@@ -228,7 +228,6 @@ def test_a_value_that_json_does_not_know_is_kept_as_text() -> None:
     assert services.verify(project_id="default") is None
 
 
-@pytest.mark.skipif(ON_SQLITE, reason="PostgreSQL's own text type refuses NUL")
 @pytest.mark.django_db
 def test_text_that_no_database_takes_is_recorded_without_it() -> None:
     with services.attempt(by=SYSTEM, action="ark:X", project_id="default", now=NOW, resource_name="a\x00b") as noted:

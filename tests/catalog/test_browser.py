@@ -60,12 +60,12 @@ def test_searching_models_keeps_the_address_true_and_works_without_javascript(
     admin_page: Page, new_page: NewPage, admin_state: Path
 ) -> None:
     admin_page.goto("/models/")
-    admin_page.locator("#model-q").fill("embedding")
+    admin_page.locator("#model-q").fill("demo-embedding 250901")
     expect(admin_page.locator("#model-list tbody tr")).to_have_count(1)
-    expect(admin_page).to_have_url(re.compile("q=embedding"))
+    expect(admin_page).to_have_url(re.compile("q=demo-embedding"))
     plain = new_page(storage_state=admin_state, java_script_enabled=False)
     plain.goto("/models/")
-    plain.locator("#model-q").fill("embedding")
+    plain.locator("#model-q").fill("demo-embedding 250901")
     plain.locator("#model-q").press("Enter")
     expect(plain.locator("#model-list tbody tr")).to_have_count(1)
     assert plain.locator("[data-copy='demo-embedding-250901']").count() == 1

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from common import addresses, outbound
+from common import addresses, outbound, tls
 
 
 def client(
@@ -188,3 +188,13 @@ def test_the_certificate_is_checked_against_the_name_and_not_the_address(certifi
 def test_a_certificate_that_nobody_signed_is_refused(tls_port: int) -> None:
     with pytest.raises(outbound.TlsFailed, match="self-signed"):
         client().get(f"https://models.example:{tls_port}/")
+
+
+def test_a_machine_without_certificates_of_its_own_still_trusts_the_public_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Probes and the gateway share this context; with two of them a server was up for one and unreachable for the other."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
+
+    assert len(tls.client_context.__wrapped__().get_ca_certs()) > 50

@@ -95,7 +95,11 @@ def gateway(settings: Any) -> Iterator[Gateway]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             played.asked.append((self.path, self.headers["Authorization"], body))
             played.respond(self)
-            self.close_connection = True
+
+        def end_headers(self) -> None:
+            # Said, not only done: a pooled connection that closes by itself may meet the next request half-way.
+            self.send_header("Connection", "close")
+            super().end_headers()
 
         def log_message(self, *_args: object) -> None:
             pass

@@ -143,6 +143,7 @@ def test_names_of_parameters_are_kept_but_no_values_and_nothing_that_is_no_name(
         (',"max_tokens":"5"', 77),
         (',"max_tokens":-1', 77),
         (',"max_tokens":5,"n":3', 15),
+        (',"max_tokens":99999999999', 10_000_000),
     ],
 )
 def test_the_output_is_estimated_by_what_the_caller_allows(more: str, output: int) -> None:

@@ -128,7 +128,7 @@ def test_a_process_that_was_busy_itself_does_not_blame_redis(gateway_redis: Redi
             assert await asyncio.gather(*asked) == [0, 0, 0]
             assert not pipe.is_stalled
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # it runs timers before it reads
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scenario())
 
 

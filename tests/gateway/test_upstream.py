@@ -334,6 +334,14 @@ def test_the_next_address_of_a_name_is_tried(server: ScriptedUpstream) -> None:
     run(scenario, resolve=lambda _host, _port: ["127.0.0.2", "127.0.0.1"])
 
 
+def test_a_host_that_no_name_can_be_is_a_server_that_cannot_be_reached() -> None:
+    async def scenario(upstream: HttpUpstream) -> None:
+        with pytest.raises(ConnectFailed, match="no host name"):
+            await upstream.send(request(80, host="a..b"))
+
+    run(scenario)
+
+
 def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path)
 

@@ -143,6 +143,22 @@ def test_somebody_in_no_project_learns_which_action_is_missing() -> None:
     assert "newcomer" in response.content.decode()
 
 
+def test_a_refused_page_is_no_dead_end() -> None:
+    first, second = builders.project("default"), builders.project("second")
+    someone = builders.member(first, policy_name="VMPReadOnlyAccess")
+    Attachment.objects.create(policy=builders.policy(name="ArkFullAccess"), user=someone, project=second)
+    client = Client()
+    client.force_login(someone)
+
+    refused = client.get("/endpoints/")
+
+    assert refused.status_code == 403
+    assert 'name="project" value="second"' in refused.content.decode()
+    assert 'action="/accounts/logout/"' in refused.content.decode()
+    client.post("/projects/switch", {"project": "second", "next": "/endpoints/"})
+    assert client.get("/endpoints/").status_code == 200
+
+
 def test_somebody_in_no_project_may_still_change_their_settings_and_sign_out() -> None:
     client = signed_in(builders.user())
 

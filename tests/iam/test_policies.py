@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,7 +52,7 @@ def test_a_request_is_judged_by_its_statements(
         ("ArkStandardGlobalAccess", ["ark:StopEndpoint", "ark:CreateApiKey", "ark:UpdateEndpoint", "ark:ListModelServers1"],
          ["ark:OpenModelVersion", "ark:CreateModelServer", "ark:DeleteModelServer", "ark:UpdateModelVersion", "vmp:ListAlerts"]),
         ("ArkReadOnlyAccess", ["ark:GetEndpoint", "ark:ListApiKeys", "ark:ListEndpoints"],
-         ["ark:StopEndpoint", "ark:CreateApiKey", "ark:UpdateApiKey", "vmp:GetAlert"]),
+         ["ark:StopEndpoint", "ark:CreateApiKey", "ark:GetApiKey", "ark:UpdateApiKey", "vmp:GetAlert"]),
         ("VMPFullAccess", ["vmp:CreateAlertingRuleGroup", "vmp:QueryRange"], ["ark:GetEndpoint"]),
         ("VMPReadOnlyAccess", ["vmp:QueryRange", "vmp:ListAlerts", "vmp:GetAlert"], ["vmp:CreateAlertingRuleGroup", "ark:GetEndpoint"]),
     ],
@@ -97,3 +99,14 @@ def test_a_deny_of_everything_wins_over_any_allow(actions: list[str]) -> None:
     statements = [*(statement(action) for action in actions), statement("*", effect="Deny")]
 
     assert not allows(statements, action="ark:StopEndpoint", resource=ENDPOINT)
+
+
+def test_every_action_that_the_code_asks_for_is_in_the_docs() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rooms = ("endpoints", "metering", "catalog", "iam")
+    sources = [path.read_text(encoding="utf-8") for room in rooms for path in (root / room).rglob("*.py")]
+    asked = {action for text in sources for action in re.findall(r'"((?:ark|iam):[A-Z][A-Za-z]+)"', text)}
+    documented = set(re.findall(r"`((?:ark|iam):[A-Z][A-Za-z]+)`", (root / "docs/permissions.md").read_text("utf-8")))
+
+    assert asked - documented == set()
+    assert documented - asked == set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -21,9 +21,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.stop()
 
 
-def test_each_process_dies_once_while_calls_run_and_the_books_agree(home: Stack) -> None:
+@pytest.fixture(scope="module")
+def new_traffic(home: Stack) -> Callable[[], Traffic]:
     made = arrange(home, Order("survivor", f"{home.demo_url}/v1", [Wanted("chat", "demo-fast", rpm=100_000)]))
-    traffic = Traffic(home.gateway_url, made.api_key, made.endpoints["chat"], callers=4)
+    return lambda: Traffic(home.gateway_url, made.api_key, made.endpoints["chat"], callers=4)
+
+
+def test_each_process_dies_once_while_calls_run_and_the_books_agree(
+    home: Stack, new_traffic: Callable[[], Traffic]
+) -> None:
+    traffic = new_traffic()
     books = Books(home, traffic.endpoint_id)
     with traffic:
         for name in ("valkey", "worker-ticks", "worker-slow", "beat", "console"):
@@ -41,3 +48,18 @@ def test_each_process_dies_once_while_calls_run_and_the_books_agree(home: Stack)
 
     books.must_agree(traffic.seen, excused={"lost", "cut", "upstream_error"})
     home.wait_until(lambda: degraded(home.console_url) == degraded(home.gateway_url) == [], what="all is back")
+
+
+def test_ctrl_c_in_the_middle_of_calls_loses_none_of_them(home: Stack, new_traffic: Callable[[], Traffic]) -> None:
+    traffic = new_traffic()
+    traffic.output_tokens = 100
+    books = Books(home, traffic.endpoint_id)
+    with traffic:
+        traffic.wait_for_more(4)
+        assert home.interrupt() == 0
+        home.start()
+        traffic.wait_for_more(4)
+
+    books.must_agree(traffic.seen)
+    # An orderly end lets the calls under way come to theirs.
+    assert {record["outcome"] for record in books.ledger().values()} <= {"success", "refused"}

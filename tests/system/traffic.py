@@ -194,7 +194,7 @@ class Books:
         """How many calls the model server works on now."""
         return int(self._stats(recent=0)["totals"]["running"])
 
-    def wait_complete(self, seen: Iterable[Seen], *, seconds: float = 40) -> None:
+    def wait_complete(self, seen: Iterable[Seen], *, seconds: float = 60) -> None:
         """Wait until the ledger has every call that a caller or the model server knows of, and none runs any more."""
         known = {each.call_id for each in seen if each.call_id and each.code != "ServiceUnavailable"}
 

@@ -6,7 +6,8 @@ from io import StringIO
 from typing import Any
 
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
 
 
 class Command(BaseCommand):
@@ -15,7 +16,10 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
-        call_command("migrate", interactive=False)
+        try:
+            call_command("migrate", interactive=False)
+        except OperationalError as error:
+            raise CommandError(f"The database of DATABASE_URL does not answer: {str(error).splitlines()[0]}") from None
         call_command("bootstrap")
         password = StringIO()
         call_command("ensure_admin", stdout=password)

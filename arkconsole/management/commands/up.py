@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -81,7 +82,9 @@ async def _run() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    # The terminal may have been closed, which is one of the ways to be stopped: the rest has to be stopped all the same.
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def _site(data: DataDir) -> Site:

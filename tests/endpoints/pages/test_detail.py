@@ -99,6 +99,29 @@ def test_costs_are_of_the_readers_own_day(endpoint: Endpoint, owner: User) -> No
     assert page.count("¥2.80") == 2
 
 
+def test_the_pages_use_the_words_of_the_spec(client_of_owner: Client, endpoint: Endpoint) -> None:
+    """`spec.zh.md`: 基本信息 (接入模型, 限流, 创建人), 计费信息 (计费类型)."""
+    page = client_of_owner.get(endpoint.get_absolute_url(), headers={"accept-language": "zh"}).content.decode()
+    for word in ("概览", "基本信息", "接入模型", "限流", "创建人", "计费信息", "计费类型", "API 调用", "健康"):
+        assert word in page, word
+
+
+@pytest.mark.parametrize(
+    ("limited", "failed", "says"),
+    [(9, 0, "9 refused by a limit, 0 failed"), (0, 3, "0 refused by a limit, 3 failed"), (0, 0, "")],
+)
+def test_the_last_day_says_how_many_calls_failed(
+    client_of_owner: Client, endpoint: Endpoint, limited: int, failed: int, says: str
+) -> None:
+    UsageMinute.objects.create(
+        at=timezone.now().replace(second=0, microsecond=0), project_id="default", endpoint_id=endpoint.pk,
+        version_id=endpoint.version_id, api="chat", key_id=1, calls=12, limited=limited, failed=failed,
+    )  # fmt: skip
+    page = text(client_of_owner, endpoint)
+    assert says in page
+    assert says or "refused by a limit" not in page
+
+
 def test_an_amount_below_a_cent_is_not_nothing() -> None:
     assert amounts(Cost({"CNY": Decimal("0.0004")})) == "< ¥0.01"
     assert amounts(Cost({"CNY": Decimal("1234.5"), "USD": Decimal("0.5")})) == "¥1,234.50 + $0.50"
@@ -352,6 +375,8 @@ def test_calls_are_filtered_and_nonsense_is_not_a_filter(client_of_owner: Client
     assert found("period=1h") == {"good"}
     assert found("key=1&stream=no") == {"good", "bad"}
     assert found("key=2") == set()
+    assert found("code=X") == {"bad"}
+    assert found("version=999") == set()
     assert found("result=9xx&outcome=no&key=x&stream=maybe&period=1y&cursor=zzz") == {"good", "bad"}
 
 

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("metering", "0003_index_of_trouble"),
+        ("metering", "0004_names_of_uncounted_events"),
     ]
 
     operations = [
