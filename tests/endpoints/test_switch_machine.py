@@ -10,7 +10,14 @@ import pytest
 from django.db import transaction
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from catalog.models import ModelServer, ModelVersion
 from common.errors import DomainError
@@ -63,6 +70,7 @@ class Week(RuleBasedStateMachine):
         self.somebody_starts(which, ladder, gates, rolls_back, False)
         self.a_probe_comes()
         self.tick()
+        self.somebody_goes_on()
 
     def stored(self) -> Endpoint:
         return Endpoint.objects.select_related("version__model", "project").get(pk=self.endpoint.pk)
@@ -98,6 +106,17 @@ class Week(RuleBasedStateMachine):
             fitting := sorted(switching.verbs(switch) - {Verb.FINISH, Verb.ROLL_BACK, Verb.CANCEL})
         ):
             self.act(switch, Verb(fitting[number % len(fitting)]), hold, is_late=False)
+
+    @rule()
+    def somebody_goes_on(self) -> None:
+        if switch := self.latest():
+            self.act(switch, Verb.ADVANCE, 0, is_late=False)
+
+    @precondition(lambda self: VersionSwitch.objects.open().filter(rung__gt=0).exists())
+    @rule(verb=st.sampled_from([Verb.STEP_BACK, Verb.RETURN]), hold=st.integers(30, 45))
+    def somebody_goes_back(self, verb: Verb, hold: int) -> None:
+        if switch := self.latest():
+            self.act(switch, verb, hold, is_late=False)
 
     @rule(verb=st.sampled_from(Verb), is_late=st.booleans(), hold=st.integers(30, 90))
     def somebody_does_anything(self, verb: Verb, is_late: bool, hold: int) -> None:
