@@ -8,6 +8,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone, translation
 
+from arkconsole import health
 from catalog.models import ModelVersion
 from endpoints.models import Endpoint
 from iam.models import Project, User
@@ -68,3 +69,9 @@ def endpoint(project: Project, owner: User, version: ModelVersion) -> Endpoint:
     return builders.endpoint(
         project=project, version=version, name="客服助手", creator=owner, creator_name=owner.username, created_at=now
     )
+
+
+@pytest.fixture(autouse=True)
+def _calm_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is away is asked every few seconds, not for each page; here it is asked once, so that queries can be counted."""
+    monkeypatch.setattr(health, "watch", health.Watch(remember_seconds=1e9))
