@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.servers import ROOT, free_port, wait_until
+from tests.servers import ROOT, free_port
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.quickstart, pytest.mark.timeout(300)]
@@ -35,11 +35,6 @@ def running(home: Stack) -> Stack:
     if home._process is None or home.process.poll() is not None:
         home.start()
     return home
-
-
-def answers(stack: Stack) -> bool:
-    """Whether the printed curl line works now."""
-    return subprocess.run(f"{stack.curl_line} -sS --fail", shell=True, capture_output=True).returncode == 0
 
 
 def call(stack: Stack) -> dict[str, object]:
@@ -144,14 +139,6 @@ def test_a_data_directory_that_cannot_be_is_refused_in_one_sentence(running: Sta
     refused = up(**{**running.env, "DATA_DIR": str(tmp_path / "file")})
     assert refused.returncode == 1
     assert re.fullmatch(r"Cannot use \S+ as data directory: .*\n", refused.stderr)
-
-
-@pytest.mark.parametrize("name", ["valkey", "demo", "console", "gateway", "worker-ticks", "worker-slow", "beat"])
-def test_each_process_comes_back_when_it_dies(running: Stack, name: str) -> None:
-    old = running.kill(name)
-    running.wait_back(name, old)
-    wait_until(lambda: running.is_ready(running.console_url), what="the console is ready")
-    wait_until(lambda: answers(running), what="the printed curl line answers")
 
 
 def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own(running: Stack, tmp_path: Path) -> None:
