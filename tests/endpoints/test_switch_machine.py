@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -325,6 +326,10 @@ def test_the_promises_of_the_switch_hold_whatever_happens() -> None:
     run_state_machine_as_test(
         Week,
         settings=settings(
-            max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            # A week of a switch costs seconds; ARK_TEST_EXAMPLES=100 asks for many of them.
+            max_examples=int(os.environ.get("ARK_TEST_EXAMPLES", "10")),
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
