@@ -63,6 +63,8 @@ def process_table(site: Site) -> list[Process]:
     celery = (site.python, "-m", "celery", "--app", "arkconsole.celery:app", "--quiet")
     worker_flags = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO", "-O", "fair")
     redis = ("valkey",) if site.valkey else ()
+    # Ended after the gateway, so that calls under way come to their end; up before it, so that the first call is answered.
+    demo = ("demo",) if site.demo_port else ()
     table: list[Process] = []
     if site.valkey:
         table.append(Process("valkey", site.valkey, ready=site.redis_url))
@@ -102,7 +104,7 @@ def process_table(site: Site) -> list[Process]:
                 # A worker that computes for a while is not a dead one: uvicorn's own patience of 5 s is too short here.
                 *("--timeout-graceful-shutdown", "8", "--timeout-worker-healthcheck", "30"),
             ),
-            needs=("prepare", *redis),
+            needs=("prepare", *redis, *demo),
             ready=f"http://{site.probe_host}:{site.gateway_port}/readyz",
         ),
         Process(

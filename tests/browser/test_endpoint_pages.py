@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.accessibility import serious
 from tests.conftest import NewPage
 from tests.sdk.arrange import Made, Order, Wanted, arrange
 from tests.stack import Stack
@@ -317,7 +317,7 @@ def test_pages_fit_the_screen_and_axe_finds_nothing_serious(open_page: Open, mad
     options = LOOKS[look]
     page = open_page(PAGES[name].format(**made.endpoints), reduced_motion="reduce", **options)
     assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth")
-    assert _serious(page) == []
+    assert serious(page) == []
 
 
 @pytest.mark.parametrize("action", ["Edit", "Stop"])
@@ -326,15 +326,4 @@ def test_axe_finds_nothing_serious_in_dialogs(open_page: Open, made: Made, actio
         page = open_page(f"/endpoints/{made.endpoints['look']}", color_scheme=theme, reduced_motion="reduce")
         page.get_by_role("link", name=action, exact=True).click()
         expect(page.locator("#dialog form")).to_be_visible()
-        assert _serious(page) == []
-
-
-def _serious(page: Page) -> list[str]:
-    """What axe-core finds serious or worse, with the elements at fault."""
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{each['id']}: {node['html'][:160]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
+        assert serious(page) == []

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.accessibility import serious
 from tests.conftest import NewPage
 from tests.sdk.arrange import Made, Order, Wanted, arrange
 from tests.stack import Stack
@@ -155,7 +155,7 @@ def test_from_the_comparison_to_the_roll_back(open_page: Open, stack: Stack, mad
     expect(page.locator("#switch-buttons")).to_have_count(0)
     for said in ("because", "lunch", "too much", "enough"):
         expect(page.locator(".sw-log")).to_contain_text(said)
-    expect(other.locator("#switch-banner")).to_have_count(0)
+    expect(other.locator("#switch-banner")).to_have_count(0, timeout=30_000)  # it asks every 5 s
 
     # Afterwards it stands in the history, and the endpoint can be switched again.
     page.reload()
@@ -194,17 +194,6 @@ def calls(stack: Stack, made: Made, name: str, count: int = 40) -> list[int]:
         body = {"model": made.endpoints[name], "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 3}
         found = [client.post("/api/v3/chat/completions", json={**body, "user": f"u{n}"}) for n in range(count)]
     return [answer.status_code for answer in found]
-
-
-def serious(page: Page) -> list[str]:
-    """What axe-core finds serious or worse, with the elements at fault."""
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{each['id']}: {node['html'][:160]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
 
 
 def test_the_pages_fit_a_phone_axe_finds_nothing_and_no_script_is_needed(

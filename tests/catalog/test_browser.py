@@ -6,17 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.accessibility import serious
 from tests.conftest import NewPage
 from tests.stack import Stack
-
-
-def serious(page: Page) -> list[str]:
-    """What axe-core finds that keeps people out."""
-    found = Axe().run(page).response["violations"]
-    return [f"{item['id']}: {item['help']}" for item in found if item["impact"] in ("serious", "critical")]
 
 
 def test_an_administrator_adds_a_server_tests_it_and_publishes_a_model(admin_page: Page, stack: Stack) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.accessibility import serious
 from tests.conftest import NewPage
 from tests.stack import Stack
 
@@ -61,16 +61,6 @@ def sign_in(page: Page, name: str, path: str) -> Page:
     page.locator("[name=password]").press("Enter")
     page.wait_for_url(lambda url: "/accounts/login" not in url)
     return page
-
-
-def serious(page: Page) -> list[str]:
-    """What axe-core finds serious or worse, with the elements at fault."""
-    return [
-        f"{each['id']}: {node['html'][:160]}"
-        for each in Axe().run(page).response["violations"]
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
 
 
 def fits(page: Page) -> bool:
