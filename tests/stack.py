@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import httpx
 
 from tests.servers import ROOT, HeldPort, dying_with_us, wait_until
+from tools import setup
 
 START_SECONDS = 120
 STOP_SECONDS = 60
@@ -24,13 +26,10 @@ STOP_SECONDS = 60
 
 @functools.cache
 def collect_static() -> None:
-    """Bring what the stack serves up to date, once for the run."""
-    subprocess.run(
-        [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity=0"],
-        cwd=ROOT,
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
+    """Bring what the stack serves up to date, once for all test runs side by side: collecting moves files about."""
+    with (ROOT / "manage.py").open() as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        setup.collect_static()
 
 
 class Stack:

@@ -1,18 +1,35 @@
 #!/bin/sh
-# All tests: everything on PostgreSQL and redis-server, and beside it, on the second core, the quick part once more on
-# SQLite and the embedded Valkey. Fails when either fails; the quick part's report is printed last.
+# All tests, in three lanes side by side, since most of them wait for something: pages in the browser; the running
+# product, whose processes are killed; the quick part, on PostgreSQL and redis-server and once more on SQLite and the
+# embedded Valkey. Fails when any of them fails. What the browser's lane says is shown as it goes, the rest after it.
 set -u
 cd "$(dirname "$0")/.."
-report=$(mktemp)
-ARK_TEST_ON=sqlite .venv/bin/python -m pytest -q -p no:cacheprovider \
-  -m "not stack and not browser and not quickstart" >"$report" 2>&1 &
+QUICK="not stack and not browser and not quickstart"
+test_run() { .venv/bin/python -m pytest -q -p no:cacheprovider --durations=10 -m "$1 and not pictures"; }
+quick_part() {
+  test_run "$QUICK"
+  code=$?
+  echo "Once more, on SQLite and the embedded Valkey:"
+  ARK_TEST_ON=sqlite test_run "$QUICK" && return "$code"
+}
+began=$(date +%s)
+reports=$(mktemp -d)
+quick_part >"$reports/quick" 2>&1 &
 quick=$!
-trap 'kill "$quick" 2>/dev/null; rm -f "$report"' EXIT
+test_run "(stack or quickstart) and not browser" >"$reports/product" 2>&1 &
+product=$!
+trap 'kill "$quick" "$product" 2>/dev/null; rm -rf "$reports"' EXIT
 trap 'exit 130' INT TERM
-.venv/bin/python -m pytest -q --durations=15
-code=$?
+echo "Pages in the browser:"
+test_run "browser"
+browser_code=$?
+wait "$product"
+product_code=$?
 wait "$quick"
 quick_code=$?
-echo "On SQLite and the embedded Valkey:"
-cat "$report"
-[ "$code" -eq 0 ] && [ "$quick_code" -eq 0 ]
+echo "The running product:"
+cat "$reports/product"
+echo "The quick part, on PostgreSQL and redis-server:"
+cat "$reports/quick"
+echo "All of it took $(($(date +%s) - began)) s."
+[ "$browser_code" -eq 0 ] && [ "$product_code" -eq 0 ] && [ "$quick_code" -eq 0 ]

@@ -17,6 +17,8 @@ from playwright.sync_api import Browser, Page
 from tests.servers import ROOT, wait_until
 from tests.stack import Stack, collect_static
 
+pytestmark = pytest.mark.pictures
+
 PICTURES = ROOT / "docs" / "img" / "run"
 PASSWORD = "a password for the pictures alone"
 

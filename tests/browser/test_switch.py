@@ -21,11 +21,7 @@ pytestmark = pytest.mark.timeout(180)
 # The first step waits for a probe of the server.
 PREPARED_MS = 60_000
 WORDS = {
-    "en-US": {
-        "compare": "Compare and plan", "start": "Start the switch", "climbing": "Under way", "pause": "Pause",
-        "paused": "Paused", "step_back": "Step back", "resume": "Resume", "roll_back": "Roll back now",
-        "rolled_back": "Rolled back", "badge": "Switching 50 %", "banner": "is open: Under way, 50 %",
-    },
+    "en-US": {"compare": "Compare and plan", "start": "Start the switch"},
     "zh-CN": {
         "compare": "对比并制定计划", "start": "开始切换", "climbing": "进行中", "pause": "暂停", "paused": "已暂停",
         "step_back": "退一步", "resume": "继续", "roll_back": "立即回滚", "rolled_back": "已回滚",
@@ -39,7 +35,7 @@ Open = Callable[..., Page]
 @pytest.fixture(scope="module")
 def made(stack: Stack) -> Made:
     """Endpoints on one version, a version to switch to, and one that fails."""
-    names = ("en-US", "zh-CN", "hold", "roll_back", "look")
+    names = ("climb", "hold", "roll_back", "look")
     wanted = [Wanted(name, "demo-fast") for name in names]
     wanted += [Wanted("target", "demo-fast-2"), Wanted("failing", "demo-flaky")]
     return arrange(stack, Order("switches", f"{stack.demo_url}/v1", wanted))
@@ -109,11 +105,11 @@ def is_drawn(page: Page) -> bool:
     return bool(page.evaluate(script))
 
 
-@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
-def test_from_the_comparison_to_the_roll_back(open_page: Open, stack: Stack, made: Made, language: str) -> None:
-    words, endpoint_id = WORDS[language], made.endpoints[language]
-    page = open_page("/endpoints/", locale=language)
-    plan(page, made, language, "target", steps="10 0.5\n50 5\n100 5", judged="time")
+def test_from_the_comparison_to_the_roll_back(open_page: Open, stack: Stack, made: Made) -> None:
+    # In Chinese; the gates' tests below read the same page in English.
+    words, endpoint_id = WORDS["zh-CN"], made.endpoints["climb"]
+    page = open_page("/endpoints/", locale="zh-CN")
+    plan(page, made, "climb", "target", steps="10 0.5\n50 5\n100 5", judged="time")
 
     # It climbs by itself: first when the server was probed, then when the time of the step is over.
     expect(weight(page)).to_have_text("10 %", timeout=PREPARED_MS)
