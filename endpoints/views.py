@@ -441,7 +441,8 @@ def delete(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
             url = reverse("endpoints:list") + ("?kind=preset" if endpoint.is_preset else "")
             message = _("%(name)s was deleted.") % {"name": endpoint.name}
             if _is_on_list(request):
-                return _changed(request, endpoint, message, url=url, has_moved=False)
+                gone = _changed(request, endpoint, message, url=url, has_moved=False)
+                return htmx.trigger(gone, "endpoint-deleted")
             return htmx.done(request, url, message)
     context = {
         "endpoint": endpoint,

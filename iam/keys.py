@@ -58,7 +58,8 @@ def parse_networks(text: str | Iterable[str]) -> list[str]:
 
 def _network(entry: str) -> str:
     try:
-        network = ipaddress.ip_network(entry, strict=False)
+        # A zone ("%eth0") names an interface of one machine; the address of a caller never has one.
+        network = ipaddress.ip_network("" if "%" in entry else entry, strict=False)
     except ValueError:
         raise DomainError(
             _("“%(entry)s” is neither an address nor a network. Write 203.0.113.7 or 203.0.113.0/24.")

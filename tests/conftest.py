@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.test import override_settings
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import Stack
 
+# A busy machine may take long; what a test waits for comes all the same.
+PATIENCE_MS = 20_000
+expect.set_options(timeout=PATIENCE_MS)
 ADMIN_PASSWORD = "a password for the test run alone"
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -120,7 +123,7 @@ def new_page(chromium: Browser, stack: Stack) -> Iterator[NewPage]:
             **options,
         }
         context = chromium.new_context(base_url=stack.console_url, **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE_MS)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
         page = context.new_page()

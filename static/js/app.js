@@ -129,6 +129,12 @@ document.addEventListener("input", (event) => {
   }
 });
 
+// --- filters: the address names only what was chosen ---------------------------------------------------------------------
+document.body.addEventListener("htmx:configRequest", ({ detail }) => {
+  if (detail.verb !== "get" || !detail.elt.matches("form.ark-filters")) return;
+  for (const [name, value] of [...detail.formData]) if (value === "") detail.formData.delete(name);
+});
+
 // --- dialogs ------------------------------------------------------------------------------------------------------------
 const dialog = document.getElementById("dialog");
 let opener = null;

@@ -21,7 +21,7 @@ Open = Callable[..., Page]
 @pytest.fixture(scope="module")
 def made(stack: Stack) -> Made:
     """One endpoint for each test that changes it, and two to look at."""
-    chat = ("look", "edited", "conflict", "plain", "moved", "deleted")
+    chat = ("look", "edited", "conflict", "plain", "moved", "deleted", "gone")
     wanted = [Wanted(name, "demo-fast") for name in chat]
     wanted += [Wanted("vectors", "demo-embedding", "embedding"), Wanted("thinking", "demo-thinking", "thinking")]
     return arrange(stack, Order(prefix="pages", server_url=f"{stack.demo_url}/v1", endpoints=wanted))
@@ -87,6 +87,26 @@ def test_a_row_stops_starts_and_turns_healthy_without_a_reload(open_page: Open, 
     line.get_by_role("button", name="Start").click()
     expect(line).to_contain_text("Healthy", timeout=30_000)
     expect(line).not_to_have_attribute("hx-trigger", re.compile("every"))
+    assert page.evaluate("window.isSamePage")
+
+
+def test_a_deleted_row_leaves_the_list_and_the_count_in_the_tab_in_place(open_page: Open, made: Made) -> None:
+    page = open_page("/endpoints/")
+    page.locator("#filter-q").fill("pages gone")
+    expect(page).to_have_url(re.compile(r"/endpoints/\?q=pages%20gone&sort=-created$"))
+    page.evaluate("window.isSamePage = true")
+    line = row(page, made, "gone")
+    line.get_by_role("link", name="Stop").click()
+    page.get_by_role("button", name="Stop endpoint").click()
+    expect(line).to_contain_text("Stopped by admin.")
+    count = page.locator("#endpoint-kinds [aria-current] .ark-badge")
+    before = int(count.inner_text())
+    line.locator("summary").click()
+    line.get_by_role("link", name="Delete").click()
+    page.locator("#dialog [name=confirm_name]").fill("pages gone")
+    page.get_by_role("button", name="Delete endpoint").click()
+    expect(count).to_have_text(str(before - 1))
+    expect(page.locator("#endpoint-list")).to_contain_text("No endpoint matches")
     assert page.evaluate("window.isSamePage")
 
 

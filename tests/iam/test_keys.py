@@ -58,6 +58,7 @@ def test_networks_are_read_into_their_usual_form(text: str, expected: list[str])
         ("example.com", "“example.com” is neither"),
         ("10.0.0.0/33", "is neither"),
         ("0x7f000001", "is neither"),
+        ("fe80::1%eth0", "is neither"),
         ("203.0.113.0/24 10.0.0.5/24", "Write 10.0.0.0/24 for the network"),
         ("2001:db8::1/64", "Write 2001:db8::/64"),
         (" ".join(f"10.0.{n}.1" for n in range(51)), "At most 50"),
