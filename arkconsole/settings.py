@@ -152,6 +152,7 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "arkconsole",
+    "monitoring",
     "gateway",
     "endpoints",
     "metering",
