@@ -249,7 +249,10 @@ postgres_server = PostgresServer()
 def _set_environment() -> None:
     """What a developer has exported must not reach the tests: only these count, before Django reads its settings."""
     for name in ("CONSOLE_URL", "GATEWAY_URL", "GATEWAY_INTERNAL_URL", "PORT", "GATEWAY_PORT", "ALLOWED_HOSTS", "DEBUG",
-                 "TRUSTED_PROXIES", "DEMO", "ADMIN_PASSWORD", "LANGUAGE_CODE", "TIME_ZONE", "EMAIL_URL"):  # fmt: skip
+                 "TRUSTED_PROXIES", "DEMO", "ADMIN_PASSWORD", "LANGUAGE_CODE", "TIME_ZONE", "EMAIL_URL", "PROMETHEUS_URL",
+                 "PROMETHEUS_BIN", "PROMETHEUS_USERNAME", "PROMETHEUS_PASSWORD", "PROMETHEUS_TOKEN",
+                 "PROMETHEUS_HEADERS", "GATEWAY_METRICS_HOST", "GATEWAY_METRICS_ADVERTISE",
+                 "CONSOLE_INTERNAL_URL"):  # fmt: skip
         os.environ.pop(name, None)
     if ON_SQLITE:
         os.environ.pop("DATABASE_URL", None)
@@ -257,6 +260,8 @@ def _set_environment() -> None:
         os.environ["DATABASE_URL"] = postgres_server.url("ark")
     os.environ["REDIS_URL"] = redis_server.url
     os.environ["DATA_DIR"] = _folder
+    os.environ["METRICS_TOKEN"] = "a-token-that-only-tests-know"
+    os.environ["SCRAPE_SECONDS"] = "1"
     os.environ["SECRET_KEY"] = "a secret that only tests know, long enough for Django's own check"
     os.environ["FIELD_ENCRYPTION_KEY"] = "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0LCAzMiBieXQ="
     # pytest-playwright-like loops of the sync API must not trip Django's guard in the very same thread.
