@@ -185,7 +185,10 @@ def costs(endpoint_id: str, *, now: datetime, tz: tzinfo) -> Costs:
     end = floor_minute(now) + MINUTE
     bounds = sorted({last_month, month, yesterday, today, end})
     rows = _between(
-        bounds, endpoint_id, group=["price_id"], sums=["calls", "input_tokens", "cached_tokens", "output_tokens"]
+        bounds,
+        {"endpoint_id": endpoint_id},
+        group=["price_id"],
+        sums=["calls", "input_tokens", "cached_tokens", "output_tokens"],
     )
     prices = PriceTier.objects.in_bulk({row["price_id"] for row in rows if row["price_id"]}) if rows else {}
 
@@ -303,7 +306,7 @@ def summary(endpoint_id: str, *, since: datetime, now: datetime) -> Summary:
     names = list(Summary.__dataclass_fields__)
     bounds = [floor_minute(since), floor_minute(now) + MINUTE]
     totals = dict.fromkeys(names, 0)
-    for row in _between(bounds, endpoint_id, group=[], sums=names):
+    for row in _between(bounds, {"endpoint_id": endpoint_id}, group=[], sums=names):
         for name in names:
             totals[name] += row[name] or 0
     return Summary(**totals)
@@ -320,7 +323,7 @@ def volume(endpoint_id: str, *, since: datetime, now: datetime) -> list[Volume]:
             cached_tokens=row["cached_tokens"],
             output_tokens=row["output_tokens"],
         )
-        for row in _summed_again(_between(bounds, endpoint_id, group=["price_id"], sums=names), names)
+        for row in _summed_again(_between(bounds, {"endpoint_id": endpoint_id}, group=["price_id"], sums=names), names)
         if row["input_tokens"] or row["output_tokens"]
     ]
 
@@ -341,19 +344,21 @@ def _start_of(day: date, tz: tzinfo) -> datetime:
 
 
 def _between(
-    bounds: Sequence[datetime], endpoint_id: str, *, group: list[str], sums: list[str]
+    bounds: Sequence[datetime], where: Mapping[str, Any], *, group: list[str], sums: list[str]
 ) -> list[dict[str, Any]]:
     """Sums per `group` and `span`, the index of the bound that a span begins with: one statement over both tables.
+
+    `where` are columns and their values: {"endpoint_id": …} or {"project_id": …}, and what else must match.
 
     An hour that a bound lies within is left out of the hours and read from the minutes instead.
     """
     first, end = bounds[0], bounds[-1]
     split = sorted({floor_hour(bound) for bound in bounds if floor_hour(bound) != bound})
-    hours = UsageHour.objects.filter(endpoint_id=endpoint_id, at__gte=first, at__lt=floor_hour(end))
+    hours = UsageHour.objects.filter(at__gte=first, at__lt=floor_hour(end), **where)
     inside = Q(pk__in=[])
     for hour in split:
         inside |= Q(at__gte=max(hour, first), at__lt=min(hour + HOUR, end))
-    minutes = UsageMinute.objects.filter(inside, endpoint_id=endpoint_id)
+    minutes = UsageMinute.objects.filter(inside, **where)
     if split:
         hours = hours.exclude(at__in=split)
 
