@@ -234,6 +234,12 @@ def versions(endpoint_id: str, *, since: datetime, now: datetime) -> list[int]:
     return sorted(rows.order_by().values_list("version_id", flat=True).distinct())
 
 
+def used(endpoint_id: str, *, since: datetime, now: datetime) -> set[tuple[str, int]]:
+    """The (api, version) pairs that the endpoint had calls of, from the hour of `since` on; one query."""
+    rows = UsageHour.objects.filter(endpoint_id=endpoint_id, at__gte=floor_hour(since), at__lte=now)
+    return set(rows.order_by().values_list("api", "version_id").distinct())
+
+
 def pressure(limits: Mapping[str, tuple[int, int]], *, now: datetime) -> dict[str, Pressure]:
     """How much of (rpm, tpm) the last 60 seconds used, for the endpoints that had calls in them; one query.
 
