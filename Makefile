@@ -54,10 +54,11 @@ django:
 sentences:
 	$(PY) tools/messages.py --check
 
-bench: setup-dev  ## the gateway against nginx, in one interleaved run; then what a version switch costs and how fast it goes back
+bench: setup-dev  ## the gateway against nginx, in one interleaved run; then what a version switch, its way back, and a scrape cost
 	@tools/debian.sh bench
 	$(PY) -m bench.run
 	$(PY) -m bench.switches
+	$(PY) -m bench.exposition
 
 screenshots: setup-dev  ## take the pictures of README and docs anew
 	@tools/debian.sh

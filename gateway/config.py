@@ -14,7 +14,8 @@ class Config:
     """Settings of one gateway worker.
 
     `body_seconds` is how long a caller may take to send a body, `drain_seconds` how long `/readyz` says 503 before the
-    listener closes.
+    listener closes. Metrics are bound to `metrics_host` and said to be at `metrics_advertise`; with a
+    `metrics_token` only its bearer may read them.
     """
 
     redis_url: str
@@ -25,4 +26,6 @@ class Config:
     trusted_proxies: tuple[Network, ...] | None = None
     workers: int = 1
     metrics_host: str = "127.0.0.1"
+    metrics_advertise: str = ""
+    metrics_token: str = field(default="", repr=False)
     drain_seconds: float = 0.5

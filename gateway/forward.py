@@ -19,7 +19,7 @@ from gateway import errors, sse
 from gateway import usage as usage_module
 from gateway.errors import NOT_JSON, AnswerBroken, AnswerTimedOut, ConnectFailed, Refusal, UpstreamFailure
 from gateway.limits import Admission, Limiter
-from gateway.metrics import Labels, Metrics, Series
+from gateway.metrics import Metrics, Series, labels_of, status_name
 from gateway.record import CallFacts, EventWriter
 from gateway.routes import DeploymentRoute, EndpointRoute, KeyRoute, RouteTable, VersionRoute
 from gateway.upstream import Answer, Request, Upstream
@@ -221,7 +221,7 @@ class Forwarder:
         """
         assert call.route is not None
         version = call.version
-        series = self._metrics.series(_labels(call))
+        series = self._metrics.series(labels_of(call.route, version, call.api))
         series.in_flight += 1
         self.in_flight += 1
         outcome, refusal = Outcome.REFUSED, None
@@ -338,7 +338,7 @@ class Forwarder:
         return refusal
 
     async def _error_answer(self, call: Call, server_id: int, answer: Answer) -> Refusal:
-        self._metrics.upstream_errors[str(server_id), str(answer.status)] += 1
+        self._metrics.upstream_errors[str(server_id), status_name(answer.status)] += 1
         try:
             data = await answer.read(_ERROR_BYTES)
         except AnswerBroken:
@@ -487,13 +487,6 @@ def _count(event: CallFacts, series: Series) -> None:
         first = event.first_token_ms / 1000
         per_token = (seconds - first) / (event.output_tokens - 1) if event.output_tokens > 1 else None
         series.stream_times(first, per_token)
-
-
-def _labels(call: Call) -> Labels:
-    assert call.route is not None
-    version = call.version
-    base_model, model = ("", "") if version is None else (version.base_model, version.model_id)
-    return call.route.project_id, call.route.id, call.api, base_model, model
 
 
 def _key_id(call: Call) -> int:
