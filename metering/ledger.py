@@ -6,7 +6,7 @@ moment that somebody picked). Boundaries finer than a minute are rounded down to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
@@ -112,6 +112,37 @@ class Summary:
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+    @property
+    def errors(self) -> int:
+        """Calls that were refused or failed; not those that the caller gave up."""
+        return self.limited + self.rejected + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a span used, and what that cost."""
+
+    summary: Summary = field(default_factory=Summary)
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Sums per step of a span, oldest first."""
+
+    calls: tuple[int, ...]
+    tokens: tuple[int, ...]
+    errors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What a span used and cost, and what the prefix cache saved of that, per currency."""
+
+    summary: Summary = field(default_factory=Summary)
+    cost: Cost = field(default_factory=Cost)
+    saved: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +347,104 @@ def summary(endpoint_id: str, *, since: datetime, now: datetime) -> Summary:
         for name in names:
             totals[name] += row[name] or 0
     return Summary(**totals)
+
+
+def by_endpoint(project_id: str, *, since: datetime, until: datetime) -> dict[str, Spending]:
+    """Each endpoint of the project that had calls in the span, to the minute; two queries, however many endpoints."""
+    found = _spendings({"project_id": project_id}, since=since, until=until, group=["endpoint_id"])
+    return {endpoint_id: spending for (endpoint_id,), spending in found.items() if spending.summary.calls}
+
+
+def of_project(project_id: str, *, since: datetime, until: datetime) -> Spending:
+    """The whole project in the span, to the minute; two queries."""
+    return _spendings({"project_id": project_id}, since=since, until=until, group=[]).get((), Spending())
+
+
+def total(spendings: Iterable[Spending]) -> Spending:
+    """All of them together."""
+    sums = dict.fromkeys(Summary.__dataclass_fields__, 0)
+    amounts: dict[str, Decimal] = {}
+    call_count = tokens = unpriced = 0
+    for each in spendings:
+        for name in sums:
+            sums[name] += getattr(each.summary, name)
+        for currency, amount in each.cost.amounts.items():
+            amounts[currency] = amounts.get(currency, Decimal(0)) + amount
+        call_count += each.cost.calls
+        tokens += each.cost.tokens
+        unpriced += each.cost.unpriced_tokens
+    return Spending(Summary(**sums), Cost(amounts, call_count, tokens, unpriced))
+
+
+def trends(endpoint_ids: Iterable[str], *, since: datetime, step: timedelta, steps: int) -> dict[str, Trend]:
+    """Sums per step of whole hours from the hour of `since` on, for a list; one query, and a value for every id."""
+    first, ids = floor_hour(since), list(endpoint_ids)
+    rows = (
+        UsageHour.objects.filter(endpoint_id__in=ids, at__gte=first, at__lt=first + steps * step)
+        .values_list("endpoint_id", "at")
+        .annotate(
+            count=Sum("calls"),
+            tokens=Sum(F("input_tokens") + F("output_tokens")),
+            errors=Sum(F("limited") + F("rejected") + F("failed")),
+        )
+        .order_by()
+    )
+    found = {each: ([0] * steps, [0] * steps, [0] * steps) for each in ids}
+    for endpoint_id, at, *sums in rows if ids else ():
+        position = int((at - first) / step)
+        for values, value in zip(found[endpoint_id], sums, strict=True):
+            values[position] += value
+    return {each: Trend(*(tuple(values) for values in lists)) for each, lists in found.items()}
+
+
+def _spendings(
+    where: Mapping[str, Any], *, since: datetime, until: datetime, group: list[str]
+) -> dict[tuple[Any, ...], Spending]:
+    names = list(Summary.__dataclass_fields__)
+    bounds = [floor_minute(since), floor_minute(until)]
+    parts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in _between(bounds, where, group=[*group, "price_id"], sums=names):
+        parts.setdefault(tuple(row[name] for name in group), []).append(row)
+    price_ids = {row["price_id"] for rows in parts.values() for row in rows if row["price_id"]}
+    prices = PriceTier.objects.in_bulk(price_ids) if price_ids else {}
+    return {
+        key: Spending(Summary(**{name: sum(row[name] or 0 for row in rows) for name in names}), _cost(rows, prices))
+        for key, rows in parts.items()
+    }
+
+
+def slices(
+    endpoint_id: str, bounds: Sequence[datetime], *, api: str = "", version_ids: Collection[int] | None = None
+) -> list[Slice]:
+    """What the endpoint's calls used between each bound and the next, to the minute; two queries.
+
+    With `api`, of that API only; with `version_ids`, of those versions only.
+    """
+    minutes = [floor_minute(bound) for bound in bounds]
+    where: dict[str, Any] = {"endpoint_id": endpoint_id}
+    if api:
+        where["api"] = api
+    if version_ids is not None:
+        where["version_id__in"] = version_ids
+    names = list(Summary.__dataclass_fields__)
+    rows = [] if version_ids == [] else _between(minutes, where, group=["price_id"], sums=names)
+    prices = PriceTier.objects.in_bulk({row["price_id"] for row in rows if row["price_id"]}) if rows else {}
+    found = []
+    for span in range(len(minutes) - 1):
+        mine = [row for row in rows if row["span"] == span]
+        summed = Summary(**{name: sum(row[name] or 0 for row in mine) for name in names})
+        found.append(Slice(summed, _cost(mine, prices), _saved(mine, prices)))
+    return found
+
+
+def _saved(rows: Iterable[Mapping[str, Any]], prices: Mapping[int, PriceTier]) -> dict[str, Decimal]:
+    """What cached tokens would have cost at the full input price, less what they did cost; per currency."""
+    amounts: dict[str, Decimal] = {}
+    for row in rows:
+        if row["cached_tokens"] and (price := prices.get(row["price_id"])):
+            amount = row["cached_tokens"] * (price.input_price - price.cached_price) / MILLION
+            amounts[price.currency] = amounts.get(price.currency, Decimal(0)) + amount
+    return amounts
 
 
 def volume(endpoint_id: str, *, since: datetime, now: datetime) -> list[Volume]:
