@@ -32,6 +32,7 @@ from gateway.metrics import (
     Series,
     status_name,
 )
+from gateway.slots import Slot, listen
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +245,10 @@ class _Head:
 
 
 class Exposition:
-    """`GET /metrics` on a free port of `host`, which others reach at `advertise`. With a `token` only for who bears it."""
+    """`GET /metrics` on a port of `host`, which others reach at `advertise`; the port of `slot`, else a free one.
+
+    With a `token` only for who bears it.
+    """
 
     def __init__(
         self,
@@ -254,9 +258,11 @@ class Exposition:
         host: str = "127.0.0.1",
         advertise: str = "",
         token: str = "",
+        slot: Slot | None = None,
         is_near: Callable[[str], bool] = is_near,
     ) -> None:
         self._is_near = is_near
+        self._slot = slot
         self._metrics = metrics
         self._host = host
         self._advertise = advertise
@@ -269,13 +275,16 @@ class Exposition:
 
     async def start(self) -> str:
         """Listen; return the `host:port` by which Prometheus reaches it."""
-        self._server = await asyncio.start_server(self._serve, self._host, 0, limit=16 * 1024)
-        port = self._server.sockets[0].getsockname()[1]
+        listener = self._slot.listen(self._host) if self._slot else listen(self._host, 0)
+        port = listener.getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=16 * 1024)
         return address(self._advertise or self._host, port)
 
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
+        if self._slot is not None:
+            self._slot.release()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

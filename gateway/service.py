@@ -25,6 +25,7 @@ from gateway.limits import ADMIT, SETTLE, RedisLimiter
 from gateway.metrics import Metrics, expected
 from gateway.resp import Pipe, RedisAway, parse_url
 from gateway.routes import Reader, RouteTable, Source
+from gateway.slots import Slot
 from gateway.spool import Spool
 from gateway.upstream import HttpUpstream
 from gateway.workers import HEARTBEAT, Heartbeat, WorkerInfo, new_worker_id
@@ -57,6 +58,7 @@ class Service:
             host=config.metrics_host,
             advertise=config.metrics_advertise,
             token=config.metrics_token,
+            slot=Slot(config.data_dir / "run" / "metrics-ports"),
         )
         info = WorkerInfo(id=self.id, host=socket.gethostname(), pid=os.getpid(), metrics="", started_at=time.time())
         self._info = info
