@@ -427,13 +427,39 @@ def slices(
     if version_ids is not None:
         where["version_id__in"] = version_ids
     names = list(Summary.__dataclass_fields__)
-    rows = [] if version_ids == [] else _between(minutes, where, group=["price_id"], sums=names)
+    rows = (
+        [] if version_ids is not None and not version_ids else _between(minutes, where, group=["price_id"], sums=names)
+    )
     prices = PriceTier.objects.in_bulk({row["price_id"] for row in rows if row["price_id"]}) if rows else {}
     found = []
     for span in range(len(minutes) - 1):
         mine = [row for row in rows if row["span"] == span]
         summed = Summary(**{name: sum(row[name] or 0 for row in mine) for name in names})
         found.append(Slice(summed, _cost(mine, prices), _saved(mine, prices)))
+    return found
+
+
+def joined(found: Iterable[Slice]) -> Slice:
+    """Neighbouring spans as one."""
+    parts = list(found)
+    names = list(Summary.__dataclass_fields__)
+    return Slice(
+        Summary(**{name: sum(getattr(part.summary, name) for part in parts) for name in names}),
+        Cost(
+            _added(part.cost.amounts for part in parts),
+            sum(part.cost.calls for part in parts),
+            sum(part.cost.tokens for part in parts),
+            sum(part.cost.unpriced_tokens for part in parts),
+        ),
+        _added(part.saved for part in parts),
+    )
+
+
+def _added(amounts: Iterable[Mapping[str, Decimal]]) -> dict[str, Decimal]:
+    found: dict[str, Decimal] = {}
+    for each in amounts:
+        for currency, amount in each.items():
+            found[currency] = found.get(currency, Decimal(0)) + amount
     return found
 
 

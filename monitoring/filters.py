@@ -142,6 +142,11 @@ class MonitoringFilters:
         """Whether only some of the calls are asked for."""
         return bool(self.api or self.model or self.version)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the range ends now."""
+        return self.to is None or self.to >= int(self.now.timestamp())
+
     def querystring(self) -> str:
         """The filters as they stand in an address; what is as it is anyway is left out."""
         pairs: dict[str, str | int] = {}

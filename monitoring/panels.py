@@ -196,7 +196,7 @@ def _tokens(domain: str) -> Group:
                         is_optional=domain != Domain.THINKING,
                     ),
                 ],
-                none=_("No call of this range used a token."),
+                none=_("No call of this range used a token."), is_zero_nothing=True,
             ),
             Panel(
                 "tokens_per_call", _("Tokens per call"), _("tokens"), Measure.TOKENS, Kind.LINE,
@@ -218,7 +218,7 @@ def _embedding_tokens() -> Group:
                 "tokens", _("Tokens per minute"), TOKENS_PER_MINUTE, Measure.TOKENS, Kind.AREA,
                 _("Input tokens: embeddings have no output tokens."),
                 [Line("input", _("Input"), "input_tokens", total="input_tokens")],
-                none=_("No call of this range used a token."),
+                none=_("No call of this range used a token."), is_zero_nothing=True,
             ),
             Panel(
                 "tokens_per_call", _("Tokens per call"), _("tokens"), Measure.TOKENS, Kind.LINE,

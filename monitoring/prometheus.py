@@ -90,25 +90,28 @@ class Sample:
     value: float
 
 
-def fetch(queries: Sequence[str], grid: Grid, *, timeout_seconds: float = TIMEOUT_SECONDS) -> list[list[Series]]:
-    """The series of each of `queries` over `grid`, in order; side by side, each asked once, from the cache if it can be.
+Ask = tuple[str, Grid]
+
+
+def fetch(asks: Sequence[Ask], *, timeout_seconds: float = TIMEOUT_SECONDS) -> dict[Ask, list[Series]]:
+    """The series of each query over its grid; side by side, each asked once, from the cache where it can be.
 
     Raises `Trouble` after `timeout_seconds` at the latest, at once while the breaker is open.
     """
     where = installation.look().url
-    keys = {query: f"{where} {grid.start} {grid.end} {grid.step} {query}" for query in queries}
-    found: dict[str, list[Series]] = {}
-    for query, key in keys.items():
-        if (series := _answers.get(_hashed(key))) is not None:
-            found[query] = series
-    missing = [query for query in keys if query not in found]
+    keys = {ask: _key(where, *ask) for ask in asks}
+    found: dict[Ask, list[Series]] = {}
+    for ask, key in keys.items():
+        if (series := _answers.get(key)) is not None:
+            found[ask] = series
+    missing = [ask for ask in keys if ask not in found]
     if missing:
         _breaker.check()
         with _slot():
-            found |= _side_by_side(missing, grid, time.monotonic() + timeout_seconds)
-        for query in missing:
-            _answers.set(_hashed(keys[query]), found[query], timeout=min(max(grid.step / 2, 1), 30))
-    return [found[query] for query in queries]
+            found |= _side_by_side(missing, time.monotonic() + timeout_seconds)
+        for ask in missing:
+            _answers.set(keys[ask], found[ask], timeout=min(max(ask[1].step / 2, 1), 30))
+    return found
 
 
 def instant(query: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Sample]:
@@ -138,8 +141,8 @@ def forget() -> None:
 _answers = LocMemCache("monitoring.prometheus", {"max_entries": CACHED_ANSWERS})
 
 
-def _hashed(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+def _key(where: str, query: str, grid: Grid) -> str:
+    return hashlib.sha256(f"{where} {grid.start} {grid.end} {grid.step} {query}".encode()).hexdigest()
 
 
 class _Breaker:
@@ -197,23 +200,23 @@ def _threads() -> ThreadPoolExecutor:
         return _pool[1]
 
 
-def _side_by_side(queries: Sequence[str], grid: Grid, deadline: float) -> dict[str, list[Series]]:
+def _side_by_side(asks: Sequence[Ask], deadline: float) -> dict[Ask, list[Series]]:
     pool = _threads()
-    asked: dict[str, Future[list[Series]]] = {query: pool.submit(_range, query, grid, deadline) for query in queries}
+    asked: dict[Ask, Future[list[Series]]] = {ask: pool.submit(_range, *ask, deadline) for ask in asks}
     done, waiting = wait(asked.values(), timeout=max(deadline - time.monotonic(), 0), return_when=FIRST_EXCEPTION)
     for future in waiting:
         future.cancel()
-    troubles = [error for future in done if isinstance(error := future.exception(), Trouble)]
-    defects = [error for future in done if (error := future.exception()) and not isinstance(error, Trouble)]
-    if defects:
-        raise defects[0]
+    errors = [error for future in done if (error := future.exception()) is not None]
+    troubles = [error for error in errors if isinstance(error, Trouble)]
+    if len(errors) > len(troubles):
+        raise next(error for error in errors if not isinstance(error, Trouble))
     if waiting and not troubles:
         troubles = [Trouble(Kind.SLOW)]
     if troubles:
         _breaker.note(troubles[0])
         raise troubles[0]
     _breaker.answered()
-    return {query: future.result() for query, future in asked.items()}
+    return {ask: future.result() for ask, future in asked.items()}
 
 
 def _range(query: str, grid: Grid, deadline: float) -> list[Series]:

@@ -24,6 +24,7 @@ CACHE = "ark_gateway_cache_requests_total"
 IN_FLIGHT = "ark_gateway_requests_in_flight"
 TPM_LIMIT = "ark_endpoint_tpm_limit"
 RPM_LIMIT = "ark_endpoint_rpm_limit"
+WORKER = "ark_gateway_worker_info"
 WEIGHT = "ark_endpoint_version_weight"
 
 HIT = 'result="hit"'
@@ -166,6 +167,9 @@ TEMPLATES: dict[str, str] = {
     # --- tiles: one value for the whole range, at its end
     "ttft_p95_total": _quantile(95, STREAMED, _FIRST, span="$R"),
     "duration_p95_total": _quantile(95, DURATION, _WHOLE, span="$R"),
+    # --- whether Prometheus knows of calls, and reads anything at all
+    "calls": _per_minute(REQUESTS),
+    "workers": f"count({WORKER})",
     # --- a whole project
     "project_calls": f"60 * sum by (ark_endpoint) ({_rate(REQUESTS, where='$E')})",
     "project_errors": f"60 * sum by (ark_endpoint) ({_rate(REQUESTS, ERROR, where='$E')})",
