@@ -23,8 +23,6 @@ from monitoring.installation import Installation, Presence
 from monitoring.models import Subscription
 from monitoring.prometheus import Kind, Sample
 
-State, Step = Subscription.State, Subscription.Step
-
 MAX_DETAIL = 255
 PATIENCE_SCRAPES = 4
 PATIENCE_SECONDS = 30
@@ -57,10 +55,10 @@ class Trouble(enum.StrEnum):
 _STEP_OF = {
     **dict.fromkeys(
         (Trouble.OFF, Trouble.STARTING, Trouble.GETTING, Trouble.UNREACHABLE, Trouble.SLOW, Trouble.UNAUTHORIZED,
-         Trouble.ANSWER), Step.PROMETHEUS,
+         Trouble.ANSWER), Subscription.Step.PROMETHEUS,
     ),
-    **dict.fromkeys((Trouble.REDIS_AWAY, Trouble.NO_WORKERS, Trouble.REFUSED, Trouble.NOT_ASKED), Step.TARGETS),
-    **dict.fromkeys((Trouble.GATEWAY_DOWN, Trouble.CONSOLE_DOWN, Trouble.NO_SAMPLE), Step.SAMPLES),
+    **dict.fromkeys((Trouble.REDIS_AWAY, Trouble.NO_WORKERS, Trouble.REFUSED, Trouble.NOT_ASKED), Subscription.Step.TARGETS),
+    **dict.fromkeys((Trouble.GATEWAY_DOWN, Trouble.CONSOLE_DOWN, Trouble.NO_SAMPLE), Subscription.Step.SAMPLES),
 }  # fmt: skip
 
 
@@ -72,17 +70,17 @@ class Found:
     detail: str = ""
 
     @property
-    def step(self) -> Step:
+    def step(self) -> Subscription.Step:
         """The step that is not done yet."""
-        return _STEP_OF.get(self.trouble, Step.SAMPLES)
+        return _STEP_OF.get(self.trouble, Subscription.Step.SAMPLES)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a subscription should say after a look."""
 
-    state: State
-    step: Step
+    state: Subscription.State
+    step: Subscription.Step
     trouble: Trouble
     detail: str
     step_at: datetime
@@ -93,18 +91,24 @@ def judge(
 ) -> Verdict:
     """Pure: where an opening stands, given the step it was at since `step_at` and what a look found."""
     if found.trouble == Trouble.NONE:
-        return Verdict(State.OPEN, Step.SAMPLES, Trouble.NONE, "", now)
+        return Verdict(Subscription.State.OPEN, Subscription.Step.SAMPLES, Trouble.NONE, "", now)
     # A clock that was set back must not make the wait longer.
     since = now if found.step != step else min(step_at, now)
     gives_up = found.trouble == Trouble.OFF or now - since > patience(found, scrape_seconds, is_external=is_external)
-    return Verdict(State.FAILED if gives_up else State.OPENING, found.step, found.trouble, found.detail, since)
+    return Verdict(
+        Subscription.State.FAILED if gives_up else Subscription.State.OPENING,
+        found.step,
+        found.trouble,
+        found.detail,
+        since,
+    )
 
 
 def patience(found: Found, scrape_seconds: int, *, is_external: bool) -> timedelta:
     """How long a step may wait for what was found."""
     if found.trouble == Trouble.GETTING:
         return GETTING_PATIENCE
-    if is_external and found.step != Step.PROMETHEUS:
+    if is_external and found.step != Subscription.Step.PROMETHEUS:
         return EXTERNAL_PATIENCE
     return timedelta(seconds=PATIENCE_SCRAPES * scrape_seconds + PATIENCE_SECONDS)
 

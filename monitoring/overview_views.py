@@ -144,9 +144,9 @@ class Asked:
     def column(self) -> str:
         return self.sort.removeprefix("-")
 
-    def url(self, **changes: object) -> str:
+    def url(self, **changes: str | int) -> str:
         """This page with something else asked for; a new order begins on the first page."""
-        query: dict[str, object] = {"range": self.range.key, "sort": self.sort, **changes}
+        query: dict[str, str | int] = {"range": self.range.key, "sort": self.sort, **changes}
         return f"{reverse('monitoring:overview')}?{urlencode(query)}"
 
     def order(self, column: str) -> tuple[str, str]:
