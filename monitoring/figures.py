@@ -37,12 +37,15 @@ SPARKS = 24
 Values = Sequence[float | None]
 
 
-def group(endpoint: Endpoint, wanted: Group, filters: MonitoringFilters) -> dict[str, Any]:
+def group(
+    endpoint: Endpoint, wanted: Group, filters: MonitoringFilters, *, is_coarse: bool | None = None
+) -> dict[str, Any]:
     """The answer for one group, ready to be written as JSON; its shape is in docs/monitoring.md.
 
     Never raises for what Prometheus does. At most five queries on the database.
+    `is_coarse`: whether steps are as of a group with bars, also where `wanted` is a part of one.
     """
-    return _Answer(endpoint, wanted, filters).as_json()
+    return _Answer(endpoint, wanted, filters, wanted.is_coarse if is_coarse is None else is_coarse).as_json()
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,11 @@ class _Asked:
 class _Answer:
     """Puts one answer together. The ledger is asked only where a tile or an empty panel needs it."""
 
-    def __init__(self, endpoint: Endpoint, wanted: Group, filters: MonitoringFilters) -> None:
+    def __init__(self, endpoint: Endpoint, wanted: Group, filters: MonitoringFilters, is_coarse: bool) -> None:
         self.endpoint, self.group, self.filters = endpoint, wanted, filters
         scrape = settings.SCRAPE_SECONDS
         # Bars hold whole calls: their step is at least the window of a rate.
-        coarsest = step_for(4 * scrape, scrape_seconds=scrape) if wanted.is_coarse else 0
+        coarsest = step_for(4 * scrape, scrape_seconds=scrape) if is_coarse else 0
         self.grid = filters.grid(scrape_seconds=scrape, coarsest_of=coarsest)
         self.matchers = Matchers.of(
             project=endpoint.project_id, endpoint=endpoint.pk,
