@@ -336,7 +336,7 @@ for _prefix, _folder in {
         STATICFILES_DIRS.append((_prefix, BASE_DIR / _folder))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "arkconsole.static_files.Storage"},
 }
 WHITENOISE_MANIFEST_STRICT = False
 

@@ -16,7 +16,7 @@ from common.templatetags import ark
 from endpoints import views as endpoint_views
 from endpoints.models import Endpoint, VersionSwitch
 from iam.requests import ConsoleRequest
-from monitoring import filters, panels, services
+from monitoring import filters, open_views, panels, services
 from monitoring.filters import MonitoringFilters
 
 
@@ -24,11 +24,9 @@ from monitoring.filters import MonitoringFilters
 def endpoint(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """The page; where the project has not opened monitoring, how to open it instead of charts."""
     found, now = endpoint_views.find_endpoint(request, endpoint_id, services.GET), timezone.now()
-    context = {
-        **endpoint_views.detail_context(request, found, "monitoring", now),
-        "state": services.state_of(found.project),
-    }
-    if not context["state"].is_open:
+    context = endpoint_views.detail_context(request, found, "monitoring", now)
+    if not services.state_of(found.project).is_open:
+        context |= open_views.opening_context(request, found.project, next_url=request.path)
         return render(request, "monitoring/endpoint_closed.html", context)
     asked = MonitoringFilters.of(request.GET, now=now)
     # The range may be changed without loading the page anew: whether the switch's charts are seen, the page decides.
@@ -69,7 +67,7 @@ def _told() -> dict[str, Any]:
             "toggle": _("Show or hide"),
             "above": _("(above the chart)"),
             "total": _("%(value)s in total"),
-            "before": _("before: %(value)s"),
+            "before": _("before"),
             "column_before": _("%(label)s, the period before"),
             "span": _("%(from)s to %(to)s"),
             "changes": _("%(n)s changes in this range"),

@@ -38,7 +38,7 @@ const EXACT = {
 const isNothing = (value) => value === null || value === undefined;
 
 export const readable = (value, measure) => (isNothing(value) ? NOTHING : (READABLE[measure] ?? large)(value));
-export const exact = (value, measure) => (isNothing(value) ? NOTHING : (EXACT[measure] ?? ((each) => grouped(each, 3)))(value));
+export const exact = (value, measure) => (isNothing(value) ? NOTHING : (EXACT[measure] ?? ((each) => grouped(each, Math.abs(each) >= 1000 ? 1 : 3)))(value));
 
 // The labels of an axis, all in one unit.
 export function ticks(values, measure) {

@@ -1,4 +1,7 @@
 // What is looked at, and the address that says the same: a link shows the same picture, "back" goes to the one before.
+import { between } from "./times.js";
+
+const OWN = "own"; // the choice among the ranges that stands for from and to
 const NAMES = ["range", "from", "to", "api", "model", "version", "compare", "auto"];
 
 export function read(search = location.search) {
@@ -34,19 +37,26 @@ export function remember(filters, { isNew }) {
 
 // The form and the filters say the same.
 export function fromForm(form, before) {
+  const isFixedKept = form.elements.range.value === OWN;
   const filters = {};
   for (const [name, value] of new FormData(form)) {
-    if (NAMES.includes(name) && value && value !== form.dataset[name]) filters[name] = value;
+    if (NAMES.includes(name) && value && value !== OWN && value !== form.dataset[name]) filters[name] = value;
   }
-  // Another range is another picture; all else is asked of the same time.
-  if (isFixed(before) && filters.range === before.range) Object.assign(filters, { from: before.from, to: before.to });
+  if (isFixedKept) {
+    const { range, from, to } = before;
+    Object.assign(filters, range ? { range, from, to } : { from, to });
+  }
   return filters;
 }
 
 export function toForm(form, filters) {
+  const own = form.querySelector(`option[value=${OWN}]`);
+  own.hidden = own.disabled = !isFixed(filters);
+  if (isFixed(filters)) own.textContent = between(Number(filters.from), Number(filters.to));
   for (const field of form.elements) {
     if (!NAMES.includes(field.name)) continue;
     if (field.type === "checkbox") field.checked = filters[field.name] === field.value;
+    else if (field.name === "range" && isFixed(filters)) field.value = OWN;
     else field.value = filters[field.name] ?? form.dataset[field.name] ?? "";
   }
 }

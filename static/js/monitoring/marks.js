@@ -10,7 +10,7 @@ export class Changes {
   constructor(root) {
     const part = (name) => root.querySelector(`[data-part=${name}]`);
     this.root = root;
-    this.parts = { band: part("band"), shares: part("shares"), from: part("from"), to: part("to"), count: part("count"), list: part("list"), details: part("details") };
+    this.parts = { band: part("band"), shares: part("shares"), count: part("count"), list: part("list"), details: part("details") };
   }
 
   // The range that the charts show; what is known is drawn again for it.
@@ -44,8 +44,6 @@ export class Changes {
     const total = [...held.values()].reduce((sum, each) => sum + each.seconds, 0) || 1;
     this.parts.shares.replaceChildren(...[...held].filter(([, each]) => each.seconds > 0).map(([label, each]) =>
       make("li", {}, make("span", { className: `ark-dot ${TONES[each.tone] ?? ""}`, text: `${label} ${percent(each.seconds / total)}` }))));
-    write(this.parts.from, times.short(from));
-    write(this.parts.to, times.short(to));
     write(this.parts.count, marks.length === 1 ? words.one_change : say("changes", { n: marks.length }));
     this.parts.details.hidden = marks.length === 0;
     this.parts.list.replaceChildren(...[...marks].sort((one, other) => other.at - one.at).map(line));

@@ -13,6 +13,7 @@ import { say, words } from "./words.js";
 const root = document.getElementById("monitoring");
 const form = document.getElementById("monitoring-filters");
 const TROUBLES = new Set(["off", "unreachable", "slow", "error", "too_much", "busy", "away", "refused"]);
+const OF_ONE_GROUP = new Set(["error", "too_much"]); // the others are said once, on top
 
 let filters = read();
 let shown = null; // {from, to} as the last answer has it
@@ -54,7 +55,9 @@ function answered(group, answer) {
   group.element.removeAttribute("aria-busy");
   const isTrouble = TROUBLES.has(answer.state);
   const why = isTrouble ? trouble(answer) : "";
-  showNote(group, why);
+  group.why = why;
+  group.isAlone = OF_ONE_GROUP.has(answer.state);
+  showNotes();
   if (answer.from) {
     shown = { from: answer.from, to: answer.to };
     write(document.getElementById("monitoring-span"), say("span", { from: times.full(answer.from), to: times.full(answer.to) }));
@@ -85,12 +88,18 @@ function trouble(answer) {
   return answer.message || words.away;
 }
 
-function showNote(group, why) {
-  group.note.hidden = !why;
-  write(group.note.querySelector("[data-part=sentence]"), why);
+const pageNote = document.getElementById("monitoring-note");
+function showNotes() {
+  for (const group of groups) showNote(group.note, group.isAlone ? group.why : "");
+  showNote(pageNote, groups.find((group) => group.why && !group.isAlone)?.why ?? "");
+}
+function showNote(note, why) {
+  note.hidden = !why;
+  write(note.querySelector("[data-part=sentence]"), why);
 }
 
 for (const group of groups) group.note.querySelector("button").addEventListener("click", () => loader.retry(group));
+pageNote.querySelector("button").addEventListener("click", () => load({ isQuiet: false }));
 
 // --- what is looked at --------------------------------------------------------------------------------------------------
 function apply(next, { isNew = true } = {}) {

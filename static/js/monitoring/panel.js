@@ -96,7 +96,7 @@ export class Panel {
 
   // --- legend ---------------------------------------------------------------------------------------------------------
   #legend() {
-    const keys = this.series.map((each) => `${each.key} ${each.label} ${each.dash}`).join("\n");
+    const keys = this.series.map((each) => `${each.key} ${each.label} ${each.dash} ${each.total_text ?? ""}`).join("\n");
     if (this.keys === keys) return;
     this.keys = keys;
     this.values = this.series.map(() => make("b"));
@@ -104,7 +104,8 @@ export class Panel {
   }
 
   #entry(each, at) {
-    const button = make("button", { type: "button", "aria-pressed": String(!this.plot.hidden.has(each.key)), title: words.toggle },
+    const title = each.total_text ? say("total", { value: each.total_text }) : words.toggle;
+    const button = make("button", { type: "button", "aria-pressed": String(!this.plot.hidden.has(each.key)), title },
       make("i", { className: `mon-swatch ${tone(this.series, each)}` }), make("span", { text: each.label }), this.values[at]);
     button.addEventListener("click", () => {
       this.plot.toggle(each.key);
@@ -113,13 +114,9 @@ export class Panel {
     return make("li", {}, button);
   }
 
-  // The values at the cursor, else the total that the ledger has, else the last ones; a limit above the chart says so.
+  // The values at the cursor, else the last ones; a limit that lies above the chart says so.
   #values(index) {
     this.series.forEach((each, at) => {
-      if (index === null && each.total_text) {
-        write(this.values[at], say("total", { value: each.total_text }));
-        return;
-      }
       let value = index === null ? null : each.values[index];
       if (index === null) for (let back = each.values.length - 1; back >= 0 && value === null; back -= 1) value = each.values[back];
       const isAbove = each.dash && !this.plot.isLimitSeen && value !== null;

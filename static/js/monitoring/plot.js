@@ -162,7 +162,7 @@ export class Plot {
           size: (plot, labels) => this.#axisWidth(plot, labels),
         },
       ],
-      series: [{}, ...this.layers.map((layer) => this.#series(layer))],
+      series: [{}, ...this.layers.map((layer, at) => this.#series(layer, at))],
       cursor: {
         sync: { key: SYNC, setSeries: false, scales: ["x", null] },
         y: false,
@@ -195,18 +195,20 @@ export class Plot {
     return (layer.role === "before" ? palette().before : palette().series)[tone - 1];
   }
 
-  #series(layer) {
+  // Colours are asked for by place: the next answer brings other objects of the same shape.
+  #series(layer, at) {
+    const stroke = () => this.#colour(this.layers[at]);
     const shared = {
-      show: this.#isShown(layer), stroke: () => this.#colour(layer), width: 1.5, spanGaps: false,
-      points: { show: false, filter: (plot, at) => lonely(plot, at), size: 4, fill: () => this.#colour(layer) },
+      show: this.#isShown(layer), stroke, width: 1.5, spanGaps: false,
+      points: { show: false, filter: (plot, index) => lonely(plot, index), size: 4, fill: stroke },
     };
     if (layer.role === "bar") {
-      return { ...shared, fill: () => this.#colour(layer), width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.8, 40], align: 0 }) };
+      return { ...shared, fill: stroke, width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.8, 40], align: 0 }) };
     }
     if (layer.role === "limit") return { ...shared, dash: [8, 5], width: 1.25, points: { show: false } };
     if (layer.role !== "line") return { ...shared, dash: DASH, width: 1.25 };
-    if (this.kind !== "area") return shared;
-    return { ...shared, fill: () => palette().fills[toneOf(this.series, layer.of) - 1] };
+    // One area at most: several over one another only turn grey.
+    return this.kind === "area" && layer.of === this.series[0] ? { ...shared, fill: () => palette().fills[0] } : shared;
   }
 
   #drawMarks(plot) {

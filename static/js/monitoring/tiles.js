@@ -27,7 +27,7 @@ function change(found, tile) {
   const sign = isSame ? "" : percent > 0 ? "+" : "−";
   return make("span", { className: `mon-change${feel}` },
     make("span", { "aria-hidden": "true", text }), make("span", { className: "ark-sr", text: `${sign}${Number(size.toFixed(1))} %` }),
-    make("span", { className: "ark-hint", text: ` ${tile.dataset.against}` }));
+    make("span", { className: "ark-hint", title: tile.dataset.againstTitle, text: ` ${tile.dataset.against}` }));
 }
 
 export function showTiles(root, tiles) {

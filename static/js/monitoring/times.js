@@ -12,6 +12,12 @@ const dates = clock(zone, day);
 const minutes = clock(zone, minute);
 const seconds = clock(zone, second);
 
+// "11-22 20:16 – 20:25", with both days where they differ.
+export function between(from, to) {
+  const [start, end] = [short(from), short(to)];
+  return `${start} – ${start.slice(0, 5) === end.slice(0, 5) ? end.slice(6) : end}`;
+}
+
 // Labels of a time axis: the date where a day begins, the time of day elsewhere.
 export function axis(_plot, values, _index, _space, step) {
   return values.map((value) => {

@@ -2,7 +2,7 @@
 import { make } from "./dom.js";
 import { exact } from "./figures.js";
 import * as times from "./times.js";
-import { say } from "./words.js";
+import { words } from "./words.js";
 
 const GAP = 12;
 
@@ -19,17 +19,20 @@ export class Tooltip {
 
   // `rows`: [{tone, label, value, before, unit}]; `marks`: those under the cursor; `left`: pixels in the box.
   show({ at, rows, measure, marks, left }) {
-    const lines = rows.map(({ tone, label, value, before }) =>
-      make("div", { className: "mon-tip-row" },
-        make("i", { className: `mon-swatch ${tone}` }), make("span", { text: label }), make("b", { text: exact(value, measure) }),
-        before === undefined ? null : make("span", { className: "mon-tip-before", text: say("before", { value: exact(before, measure) }) }),
-      ));
+    const hasBefore = rows.some(({ before }) => before !== undefined);
+    const lines = rows.flatMap(({ tone, label, value, before }) => [
+      make("i", { className: `mon-swatch ${tone}` }), make("span", { text: label }), make("b", { text: exact(value, measure) }),
+      hasBefore ? make("span", { className: "mon-tip-before", text: before === undefined ? "" : exact(before, measure) }) : null,
+    ]);
     const changes = marks.map((mark) =>
       make("div", { className: `mon-tip-mark mon-mark-${mark.kind}` },
         make("b", { text: mark.title }),
         make("span", { text: [times.full(mark.at), mark.by, mark.detail].filter(Boolean).join(" · ") }),
       ));
-    this.element.replaceChildren(make("div", { className: "mon-tip-at", text: times.full(at) }), ...lines, ...changes);
+    const head = make("div", { className: "mon-tip-at" },
+      make("span", { text: times.full(at) }), hasBefore ? make("span", { text: words.before }) : null);
+    const figures = make("div", { className: `mon-tip-rows${hasBefore ? " has-before" : ""}` }, ...lines);
+    this.element.replaceChildren(head, figures, ...changes);
     this.element.hidden = false;
     const width = this.element.offsetWidth;
     const fits = left + GAP + width <= this.box.clientWidth;
