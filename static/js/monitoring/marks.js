@@ -10,7 +10,7 @@ export class Changes {
   constructor(root) {
     const part = (name) => root.querySelector(`[data-part=${name}]`);
     this.root = root;
-    this.parts = { band: part("band"), shares: part("shares"), count: part("count"), list: part("list"), details: part("details") };
+    this.parts = { band: part("band"), shares: part("shares"), count: part("count"), list: part("list"), note: part("note"), details: part("details") };
   }
 
   // The range that the charts show; what is known is drawn again for it.
@@ -46,6 +46,7 @@ export class Changes {
       make("li", {}, make("span", { className: `ark-dot ${TONES[each.tone] ?? ""}`, text: `${label} ${percent(each.seconds / total)}` }))));
     write(this.parts.count, marks.length === 1 ? words.one_change : say("changes", { n: marks.length }));
     this.parts.details.hidden = marks.length === 0;
+    write(this.parts.note, answer.note ?? "");
     this.parts.list.replaceChildren(...[...marks].sort((one, other) => other.at - one.at).map(line));
     this.root.removeAttribute("aria-busy");
   }

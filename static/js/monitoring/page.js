@@ -13,7 +13,6 @@ import { say, words } from "./words.js";
 const root = document.getElementById("monitoring");
 const form = document.getElementById("monitoring-filters");
 const TROUBLES = new Set(["off", "unreachable", "slow", "error", "too_much", "busy", "away", "refused"]);
-const OF_ONE_GROUP = new Set(["error", "too_much"]); // the others are said once, on top
 
 let filters = read();
 let shown = null; // {from, to} as the last answer has it
@@ -54,9 +53,8 @@ const loader = new Loader(groups, {
 function answered(group, answer) {
   group.element.removeAttribute("aria-busy");
   const isTrouble = TROUBLES.has(answer.state);
-  const why = isTrouble ? trouble(answer) : "";
+  const why = isTrouble ? trouble(answer) : answer.message;
   group.why = why;
-  group.isAlone = OF_ONE_GROUP.has(answer.state);
   showNotes();
   if (answer.from) {
     shown = { from: answer.from, to: answer.to };
@@ -84,17 +82,19 @@ function seeSwitches() {
 
 function trouble(answer) {
   if (answer.state === "away") return words.away;
-  if (answer.state === "refused") return say("refused", { status: answer.status });
-  return answer.message || words.away;
+  return answer.message || say("refused", { status: answer.status ?? answer.state });
 }
 
+// What ails more than one group is said once, on top.
 const pageNote = document.getElementById("monitoring-note");
 function showNotes() {
-  for (const group of groups) showNote(group.note, group.isAlone ? group.why : "");
-  showNote(pageNote, groups.find((group) => group.why && !group.isAlone)?.why ?? "");
+  const shared = groups.map((group) => group.why).find((why, at, all) => why && (all.indexOf(why) !== at || groups[at].panels.length === 0));
+  showNote(pageNote, shared ?? "");
+  for (const group of groups) showNote(group.note, group.why && group.why !== shared ? group.why : "");
 }
 function showNote(note, why) {
   note.hidden = !why;
+  if (!why) return;
   write(note.querySelector("[data-part=sentence]"), why);
 }
 

@@ -29,6 +29,7 @@ export const forget = () => (colours = null);
 // Which colour a series has: its place; a dashed one that of the series it belongs to, else the limit's.
 export function toneOf(series, each) {
   if (!each.dash) return (series.filter((other) => !other.dash).indexOf(each) % SERIES) + 1;
-  const partner = series.find((other) => !other.dash && (each.key === other.key || each.key.endsWith(`:${other.key}`)));
+  const name = each.key.split(":").slice(1).join(":"); // keys of lines by a label: "wanted:doubao-seed-251015"
+  const partner = name && series.find((other) => !other.dash && other.key.endsWith(`:${name}`));
   return partner ? toneOf(series, partner) : 0;
 }

@@ -38,7 +38,8 @@ export function showTiles(root, tiles) {
     value.title = found?.exact ?? "";
     write(tile.querySelector("[data-part=unit]"), found && found.value !== null ? (found.unit ?? "") : "");
     tile.querySelector("[data-part=spark]").replaceChildren(...[sparkline(found?.spark)].filter(Boolean));
-    tile.querySelector("[data-part=change]").replaceChildren(...(found ? [change(found, tile)] : []));
+    const foot = found?.note ? make("span", { className: "ark-hint", text: found.note }) : found && change(found, tile);
+    tile.querySelector("[data-part=change]").replaceChildren(...[foot].filter(Boolean));
     tile.removeAttribute("aria-busy");
   }
 }
