@@ -35,11 +35,13 @@ def scrape_job(*, console_url: str, scrape_seconds: int, token: str = "", token_
   label_limit: {LABEL_LIMIT}
   label_value_length_limit: {LABEL_VALUE_LENGTH_LIMIT}
   authorization:
+    type: Bearer
     {credentials}
   http_sd_configs:
     - url: {_quoted(console_url.rstrip("/") + TARGETS_PATH)}
       refresh_interval: {min(5, scrape_seconds)}s
       authorization:
+        type: Bearer  # here it is no default: Prometheus 2.42 would send the bare token
         {credentials}
 """
 
