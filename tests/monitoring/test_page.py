@@ -86,11 +86,15 @@ def test_an_embedding_endpoint_has_no_first_token_and_a_preset_one_has_the_tab_t
 
 def test_the_form_says_what_the_address_says_and_csv_links_carry_it(reader: Client, endpoint: Endpoint) -> None:
     builders.subscription(project=endpoint.project)
-    html = page(reader, endpoint, f"?range=24h&version={endpoint.version.public_id}&compare=1&auto=30")
+    html = page(reader, endpoint, f"?range=24h&version={endpoint.version.public_id}&compare=1&auto=30&api=gone")
+    assert '<option value="gone" selected>' in html
     assert '<option value="24h" selected>' in html
     assert f'<option value="{endpoint.version.public_id}" selected>' in html
     assert re.search(r'name="compare" value="1" checked', html)
-    assert f"/panels/tokens.csv?range=24h&amp;version={endpoint.version.public_id}&amp;compare=1&amp;auto=30" in html
+    assert (
+        f"/panels/tokens.csv?range=24h&amp;api=gone&amp;version={endpoint.version.public_id}&amp;compare=1&amp;auto=30"
+        in html
+    )
 
 
 def test_what_cannot_be_understood_is_a_sentence_and_the_page_is_there(reader: Client, endpoint: Endpoint) -> None:

@@ -40,9 +40,10 @@ const groups = [...root.querySelectorAll("[data-group]")].map((element) => ({
 const panels = groups.flatMap((group) => group.panels);
 const changes = new Changes(document.getElementById("monitoring-band"));
 
+// In steps of 100 pixels: a window a little wider asks for what is known already.
+const width = () => Math.ceil(Math.max(...panels.map((panel) => panel.width), 300) / 100) * 100;
 const loader = new Loader(groups, {
-  // In steps of 100 pixels: a window a little wider asks for what is known already.
-  width: () => Math.ceil(Math.max(...panels.map((panel) => panel.width), 300) / 100) * 100,
+  width,
   onLoading(group, isQuiet) {
     group.element.setAttribute("aria-busy", "true");
     if (!isQuiet) for (const panel of group.panels) panel.loading();
@@ -57,6 +58,9 @@ function answered(group, answer) {
   group.why = why;
   showNotes();
   if (answer.from) {
+    // The file holds the very points that are drawn.
+    const query = toQuery({ ...filters, from: answer.from, to: answer.to }, { width: width() });
+    for (const panel of group.panels) panel.csvAddress = `${panel.element.dataset.csv}?${query}`;
     shown = { from: answer.from, to: answer.to };
     write(document.getElementById("monitoring-span"), say("span", { from: times.full(answer.from), to: times.full(answer.to) }));
     changes.span(shown);
@@ -109,8 +113,6 @@ function apply(next, { isNew = true } = {}) {
   root.classList.toggle("is-zoomed", isFixed(filters));
   const [reset, out] = [document.getElementById("monitoring-reset"), document.getElementById("monitoring-out")];
   reset.hidden = out.hidden = !isFixed(filters);
-  const query = toQuery(filters);
-  for (const panel of panels) panel.csvAddress = `${panel.element.dataset.csv}${query ? `?${query}` : ""}`;
   load({ isQuiet: false });
 }
 
