@@ -49,7 +49,6 @@ MAX_SERIES = 100
 
 MAX_BYTES = 16 * 1024 * 1024
 CACHED_ANSWERS = 400
-DECIMALS = 6
 
 
 class Kind(StrEnum):
@@ -238,7 +237,7 @@ def _aligned(pairs: Sequence[tuple[float, str]], grid: Grid) -> list[float | Non
         value = float(text)
         index = round((at - start) / step)
         if math.isfinite(value) and 0 <= index < count:
-            values[index] = round(value, DECIMALS)
+            values[index] = value
     return values
 
 
