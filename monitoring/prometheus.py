@@ -92,10 +92,10 @@ class Sample:
 Ask = tuple[str, Grid]
 
 
-def fetch(asks: Sequence[Ask], *, timeout_seconds: float = TIMEOUT_SECONDS) -> dict[Ask, list[Series]]:
+def fetch(asks: Sequence[Ask]) -> dict[Ask, list[Series]]:
     """The series of each query over its grid; side by side, each asked once, from the cache where it can be.
 
-    Raises `Trouble` after `timeout_seconds` at the latest, at once while the breaker is open.
+    Raises `Trouble` after `TIMEOUT_SECONDS` at the latest, at once while the breaker is open.
     """
     where = installation.look().url
     keys = {ask: _key(where, *ask) for ask in asks}
@@ -107,7 +107,7 @@ def fetch(asks: Sequence[Ask], *, timeout_seconds: float = TIMEOUT_SECONDS) -> d
     if missing:
         _breaker.check()
         with _slot():
-            found |= _side_by_side(missing, time.monotonic() + timeout_seconds)
+            found |= _side_by_side(missing, time.monotonic() + TIMEOUT_SECONDS)
         for ask in missing:
             _answers.set(keys[ask], found[ask], timeout=min(max(ask[1].step / 2, 1), 30))
     return found
@@ -263,7 +263,7 @@ def _ask(deadline: float, query: str, grid: Grid | None = None) -> Any:
         raise Trouble(Kind.ERROR, _said(error)) from None
     except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema) as error:
         raise Trouble(Kind.UNREACHABLE, _said(error)) from None
-    except (requests.RequestException, HTTPError, ValueError, KeyError, TypeError) as error:
+    except (requests.RequestException, HTTPError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Trouble(Kind.GARBAGE, _said(error)) from None
 
 
