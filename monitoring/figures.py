@@ -27,6 +27,7 @@ from metering.ledger import Slice
 from monitoring import installation, numbers, prometheus, quantiles, queries, services
 from monitoring.filters import Grid, MonitoringFilters, step_for
 from monitoring.panels import Group, Line, Measure, Panel, Tile
+from monitoring.panels import Kind as PanelKind
 from monitoring.prometheus import Kind, Series, Trouble
 from monitoring.queries import Matchers, Spans
 
@@ -201,6 +202,8 @@ class _Answer:
             series = self._one(each, found)
             previous = self._one(each, before) if self.filters.compare else None
             return [self._line(each, line.key, str(line.label), series, previous)]
+        if each.panel.is_zero_nothing:
+            found = [one for one in found if any(one.values)]
         previous_by = {one.labels.get(line.by, ""): one.values for one in before}
         ranked = sorted(found, key=lambda one: (-sum(value or 0 for value in one.values), one.labels.get(line.by, "")))
         if len(ranked) > MAX_LINES:
@@ -223,9 +226,11 @@ class _Answer:
 
     def _line(self, each: _Asked, key: str, label: str, values: Values, previous: Values | None) -> dict[str, Any]:
         line = each.line
+        # A bar holds whole calls; what makes it uneven is that Prometheus guesses at the edges of a new series.
+        decimals = 0 if each.panel.kind is PanelKind.BARS else DECIMALS
         made = {
-            "key": key, "label": label, "unit": str(each.panel.unit), "values": _rounded(values),
-            "previous": None if previous is None else _rounded(previous),
+            "key": key, "label": label, "unit": str(each.panel.unit), "values": _rounded(values, decimals),
+            "previous": None if previous is None else _rounded(previous, decimals),
             "dash": line.is_dashed, "query": each.promql,
         }  # fmt: skip
         if line.total:
@@ -386,8 +391,8 @@ def _values(found: Sequence[Series], grid: Grid) -> Values:
     return found[0].values if found else [None] * len(grid.times)
 
 
-def _rounded(values: Values) -> Values:
-    return [None if value is None else round(value, DECIMALS) for value in values]
+def _rounded(values: Values, decimals: int) -> Values:
+    return [None if value is None else round(value, decimals) for value in values]
 
 
 def _last(values: Values) -> float | None:

@@ -14,6 +14,7 @@ from tests.monitoring.worker import Worker
 from tests.servers import PrometheusServer
 
 SCRAPE = 15
+LAG = 4
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ def known(prometheus: PrometheusServer) -> Known:
     workers = [Worker("10.0.0.1:9101"), Worker("10.0.0.2:9101")]
     for worker in workers:
         worker.expect(old)
-        worker.scrape(hour.start)
+        worker.scrape(hour.start - LAG)
     samples = dict(workers[0].samples)
     for position in range(1, hour.rounds + 1):
-        at = hour.start + position * SCRAPE
+        # Scrapes are at no round time: Prometheus spreads them.
+        at = hour.start + position * SCRAPE - LAG
         first, second = workers
         first.now = second.now = at - 5
         first.call(old, **STREAMED)
