@@ -87,8 +87,18 @@ def test_a_database_that_does_not_answer_is_said_in_one_line() -> None:
     assert "secret" not in ran.stderr
 
 
-def _manage(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def test_prometheus_gets_in_by_the_inner_name_and_without_tls_everybody_else_is_redirected() -> None:
+    code = (
+        "from django.test import Client; ask = Client(headers={'host': '127.0.0.1:8000'}).get; "
+        "print([ask(path).status_code for path in ('/metrics', '/monitoring/targets', '/')])"
+    )
+    ran = _manage("shell", "-v", "0", "-c", code, CONSOLE_URL="https://ark.example.com")
+
+    assert ran.stdout.strip().splitlines()[-1:] == ["[401, 401, 301]"], ran.stderr
+
+
+def _manage(command: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "manage.py", command], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
+        [sys.executable, "manage.py", command, *arguments], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
         check=False, timeout=60,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from monitoring import config
-from tests.servers import PrometheusServer, prometheus_binary
+from tests.servers import ROOT, PrometheusServer, prometheus_binary
 
 
 @pytest.mark.parametrize("scrape_seconds", [1, 15, 60])
@@ -47,3 +48,22 @@ def test_the_job_to_paste_can_hold_the_token_itself() -> None:
     assert job["authorization"] == {"type": "Bearer", "credentials": 'a"b\\c'}
     with pytest.raises(ValueError, match="either a token or"):
         config.scrape_job(console_url="http://x", scrape_seconds=1)
+
+
+def test_the_job_in_the_docs_is_the_one_that_the_console_shows() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    shown = re.search(r"```yaml\n(scrape_configs:.*?)```", text, re.DOTALL)
+    assert shown
+    assert yaml.safe_load(shown[1])["scrape_configs"] == yaml.safe_load(
+        config.scrape_job(
+            console_url="https://ark.example.com", scrape_seconds=15, token_file="/etc/prometheus/ark-metrics-token"
+        )
+    )
+
+
+def test_only_our_own_limits_labels_since_victoria_metrics_refuses_what_it_does_not_know() -> None:
+    ours = config.prometheus_yml(console_url="http://x", scrape_seconds=15, token_file="/t")
+    theirs = config.scrape_job(console_url="http://x", scrape_seconds=15, token_file="/t")
+    assert "label_value_length_limit" in ours
+    assert "label_" not in theirs
+    assert "VictoriaMetrics" not in ours

@@ -80,9 +80,10 @@ async def _run() -> None:
             prometheus = asyncio.ensure_future(_settle_prometheus(supervisor, data, site))
             if await supervisor.start():
                 supervisor.watch(_watch_ticks(supervisor, site.redis_url))
+                seconds = time.monotonic() - began
                 # It is there as soon as the rest in most cases; a slow download gets a line of its own later.
-                await asyncio.wait({prometheus}, timeout=PROMETHEUS_SECONDS)
-                _say(await asyncio.to_thread(_block, data, site, time.monotonic() - began))
+                await asyncio.wait({prometheus}, timeout=1 if site.is_prometheus_missing else PROMETHEUS_SECONDS)
+                _say(await asyncio.to_thread(_block, data, site, seconds))
                 if not prometheus.done():
                     supervisor.watch(_say_later(prometheus))
                 await supervisor.wait()
