@@ -47,9 +47,7 @@ def endpoint(known: Known) -> Endpoint:
 
 
 def opened(endpoint: Endpoint, *, at: datetime) -> None:
-    Subscription.objects.create(
-        project=endpoint.project, state="open", step="samples", asked_at=at, step_at=at, look_at=at, opened_at=at
-    )
+    builders.subscription(project=endpoint.project, asked_at=at)
 
 
 def usage(known: Known, version: ModelVersion, price_id: int, **sums: int) -> None:
