@@ -91,6 +91,16 @@ def test_each_trouble_belongs_to_a_step_and_is_said_in_a_sentence() -> None:
         here = Installation(Presence.OFF, why=WhyOff.NOT_RUN)
         assert bool(opening.sentence(trouble, installation=here)) == (trouble != Trouble.NONE)
     assert opening.sentence("of a later release", installation=HERE) == ""
+    # It came up after it was given up.
+    assert opening.sentence(Trouble.OFF, installation=HERE, has_failed=True) == "Prometheus is there now. Try again."
+
+
+def test_what_was_waited_for_in_vain_is_said_otherwise_than_while_it_is_waited_for() -> None:
+    for trouble in (Trouble.NO_SAMPLE, Trouble.NOT_ASKED):
+        assert "in time" not in opening.sentence(trouble, installation=HERE)
+        assert "in time" in opening.sentence(trouble, installation=HERE, has_failed=True)
+    refused = [opening.sentence(Trouble.REFUSED, installation=HERE, has_failed=each) for each in (False, True)]
+    assert refused[0] == refused[1] != ""
 
 
 # --- the look --------------------------------------------------------------------------------------------------------
@@ -433,6 +443,9 @@ def test_htmx_gets_the_steps_and_each_change_of_them(owner: Client) -> None:
     assert first
     url = f"{STEPS}?project=default&next=/monitoring/&seen="
     assert owner.get(url + first[1], headers=htmx("monitoring-opening")).status_code == 204
+    with CaptureQueriesContext(connection) as queries:
+        owner.get(url + first[1], headers=htmx("monitoring-opening"))
+    assert len(queries) <= 9  # asked for every second
     advance(Trouble.NOT_ASKED)
     page = text(owner, url + first[1], **htmx("monitoring-opening"))
     assert "Prometheus has not asked the console for the list yet." in page
