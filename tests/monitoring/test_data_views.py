@@ -144,6 +144,10 @@ def test_the_grafana_dashboard_has_every_panel_with_its_own_queries(client: Clie
             queries.promql(name, grafana.MATCHERS, grafana.SPANS) for name in asked
         ]
         assert all('project="$project",ark_endpoint="$endpoint"' in each["expr"] for each in targets)
+    for panel in panels.project_group().panels:
+        (target,) = shown[str(panel.title)]["targets"]
+        assert target["expr"] == queries.promql(panel.id, grafana.PROJECT_MATCHERS, grafana.SPANS)
+        assert target["legendFormat"] == "{{ark_endpoint}}"
     assert [each["name"] for each in made["templating"]["list"]] == [
         "source", "project", "endpoint", "api", "model", "version",
     ]  # fmt: skip
@@ -162,11 +166,12 @@ def test_the_queries_of_the_dashboard_are_understood_once_grafana_has_filled_the
         "$endpoint": "e", "$api": ".*", "$model": ".*", "$version": ".*",
     }  # fmt: skip
     for name in queries.TEMPLATES:
-        query = queries.promql(name, grafana.MATCHERS, grafana.SPANS)
-        for variable, value in filled.items():
-            query = query.replace(variable, value)
-        assert "$" not in query
-        prometheus.query(query)
+        for matchers in (grafana.MATCHERS, grafana.PROJECT_MATCHERS):
+            query = queries.promql(name, matchers, grafana.SPANS)
+            for variable, value in filled.items():
+                query = query.replace(variable, value)
+            assert "$" not in query
+            prometheus.query(query)
 
 
 def test_times_are_those_of_the_clock(client: Client, endpoint: Endpoint) -> None:

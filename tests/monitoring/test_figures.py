@@ -344,6 +344,24 @@ def test_a_prometheus_that_is_gone_leaves_the_time_and_the_tiles(ask: Ask, setti
     assert ask("tokens")["panels"]["tokens"]["empty"].startswith("No data since ")
 
 
+def test_workers_that_are_read_no_more_are_told(
+    ask: Ask, endpoint: Endpoint, known: Known, asked: PrometheusServer
+) -> None:
+    stopped = other(endpoint, 4)
+    here = f'project="default",ark_endpoint="{stopped.pk}",api="chat",base_model="fast",ark_model="fast-1"'
+    start, until = known.start - 4 * 3600, known.start - 4 * 3600 + 1800
+    times = range(start, until, SCRAPE)
+    asked.write({
+        f'ark_api_proxy_request_total{{{here},code="Success",http_status_code="200"}}': [(at, at - start) for at in times],
+        'ark_gateway_worker_info{worker="1"}': [(at, 1) for at in times],
+    })  # fmt: skip
+    answer = ask("errors", f"from={start}", endpoint=stopped, later=-4 * 3600)
+    assert answer["state"] == "ok"
+    assert answer["message"].startswith("No data since ")
+    assert answer["message"].endswith("Prometheus reads none of the gateway's workers.")
+    assert until - 60 <= answer["last_at"] <= until + 360
+
+
 def test_more_lines_than_can_be_told_apart_are_named(
     ask: Ask, endpoint: Endpoint, known: Known, asked: PrometheusServer
 ) -> None:
