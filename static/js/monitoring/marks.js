@@ -40,7 +40,8 @@ export class Changes {
     const pins = marks.map((mark) =>
       draw("rect", { x: place(mark.at), width: 2, y: 2, height: 18, class: `mon-pin mon-pin-${mark.kind}` },
         title([times.full(mark.at), mark.title, mark.by].filter(Boolean).join(" · "))));
-    this.parts.band.replaceChildren(...segments, ...pins);
+    const unknown = draw("rect", { x: 0, width: "100%", y: 6, height: 10, class: "mon-band-unknown" });
+    this.parts.band.replaceChildren(unknown, ...segments, ...pins);
     const total = [...held.values()].reduce((sum, each) => sum + each.seconds, 0) || 1;
     this.parts.shares.replaceChildren(...[...held].filter(([, each]) => each.seconds > 0).map(([label, each]) =>
       make("li", {}, make("span", { className: `ark-dot ${TONES[each.tone] ?? ""}`, text: `${label} ${percent(each.seconds / total)}` }))));

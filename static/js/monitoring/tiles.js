@@ -17,7 +17,10 @@ function sparkline(values) {
 
 function change(found, tile) {
   const percent = found.change_percent;
-  if (percent === null || percent === undefined) return make("span", { className: "ark-hint", text: tile.dataset.noChange });
+  if (percent === null || percent === undefined) {
+    return make("span", { className: "ark-hint", title: tile.dataset.noChange },
+      make("span", { "aria-hidden": "true", text: "–" }), make("span", { className: "ark-sr", text: tile.dataset.noChange }));
+  }
   const size = Math.abs(percent);
   const isSame = size < 0.05;
   const arrow = isSame ? "" : percent > 0 ? "▲ " : "▼ ";
