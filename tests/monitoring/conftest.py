@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 import pytest
 from pytest_django import Settings
 
+from endpoints.models import Endpoint
+from metering.models import UsageHour, UsageMinute
 from monitoring import prometheus as door
 from tests.monitoring.worker import Worker
 from tests.servers import PrometheusServer
@@ -87,6 +90,15 @@ def known(prometheus: PrometheusServer) -> Known:
         ]
     prometheus.write(samples)
     return hour
+
+
+def ledger_row(endpoint: Endpoint, at: datetime, **sums: int) -> None:
+    """Calls of one minute, in both tables of the ledger as the drain writes them."""
+    values = {"version_id": endpoint.version_id, "price_id": 0, **sums}
+    for model, when in ((UsageMinute, at), (UsageHour, at.replace(minute=0))):
+        model.objects.create(
+            at=when, project_id=endpoint.project_id, endpoint_id=endpoint.pk, api="chat", key_id=1, **values
+        )
 
 
 @pytest.fixture

@@ -14,11 +14,10 @@ from pytest_django import Settings
 
 from audit.models import Event
 from endpoints.models import Endpoint
-from metering.models import UsageMinute
 from monitoring import grafana, panels, prometheus, queries, services
 from monitoring.data_views import _cell
 from tests import builders
-from tests.monitoring.conftest import Known
+from tests.monitoring.conftest import Known, ledger_row
 from tests.servers import HeldPort, PrometheusServer
 
 pytestmark = pytest.mark.django_db
@@ -100,7 +99,7 @@ def test_the_table_is_what_the_chart_shows(asked: PrometheusServer, known: Known
     endpoint = builders.endpoint(id=known.endpoint)
     at = datetime.fromtimestamp(known.start, UTC)
     builders.subscription(project=endpoint.project, asked_at=at)
-    UsageMinute.objects.create(at=at, project_id="default", endpoint_id=endpoint.pk, version_id=1, api="chat", key_id=1, calls=1)  # fmt: skip
+    ledger_row(endpoint, at, calls=1)
     client = Client()
     client.force_login(builders.member(endpoint.project, services.GET, language="en", time_zone="Asia/Tokyo"))
     query = f"?from={known.start}&to={known.end}&width=400&compare=1"

@@ -10,14 +10,12 @@ from django.http import QueryDict
 from django.utils import translation
 from pytest_django import Settings
 
-from catalog.models import ModelVersion
 from endpoints.models import Endpoint
-from metering.models import UsageHour, UsageMinute
 from monitoring import figures, panels, prometheus, queries
 from monitoring.filters import MonitoringFilters
 from monitoring.models import Subscription
 from tests import builders
-from tests.monitoring.conftest import NEW, PLAIN, SCRAPE, STREAMED, Known
+from tests.monitoring.conftest import NEW, PLAIN, SCRAPE, STREAMED, Known, ledger_row
 from tests.servers import HeldPort, PrometheusServer
 
 pytestmark = pytest.mark.django_db
@@ -39,25 +37,16 @@ def endpoint(known: Known) -> Endpoint:
     made = builders.endpoint(id=known.endpoint, version=old)
     opened(made, at=datetime.fromtimestamp(known.start - 600, UTC))
     price = builders.price_tier(version=old)
-    rounds = known.rounds
-    usage(known, old, price.pk, calls=3 * rounds + 120 + 2, succeeded=3 * rounds, limited=120, failed=1, cancelled=1,
-          input_tokens=rounds * 250, output_tokens=rounds * 102, cached_tokens=rounds * 80, reasoning_tokens=rounds * 20)  # fmt: skip
-    usage(known, new, 0, calls=120, succeeded=120, input_tokens=24_000, output_tokens=1_320)
+    rounds, at = known.rounds, datetime.fromtimestamp(known.start + 300, UTC)
+    ledger_row(made, at, price_id=price.pk, calls=3 * rounds + 120 + 2, succeeded=3 * rounds, limited=120, failed=1,
+               cancelled=1, input_tokens=rounds * 250, output_tokens=rounds * 102, cached_tokens=rounds * 80,
+               reasoning_tokens=rounds * 20)  # fmt: skip
+    ledger_row(made, at, version_id=new.pk, calls=120, succeeded=120, input_tokens=24_000, output_tokens=1_320)
     return made
 
 
 def opened(endpoint: Endpoint, *, at: datetime) -> None:
     builders.subscription(project=endpoint.project, asked_at=at)
-
-
-def usage(known: Known, version: ModelVersion, price_id: int, **sums: int) -> None:
-    """All of it in one minute near the beginning of the hour."""
-    at = datetime.fromtimestamp(known.start + 300, UTC)
-    for model, when in ((UsageMinute, at), (UsageHour, at.replace(minute=0))):
-        model.objects.create(
-            at=when, project_id="default", endpoint_id=known.endpoint, version_id=version.pk, api="chat", key_id=1,
-            price_id=price_id, **sums,
-        )  # fmt: skip
 
 
 @pytest.fixture
@@ -246,10 +235,7 @@ def test_tiles_are_the_ledger_to_the_last_call(ask: Ask) -> None:
 
 
 def test_tiles_know_the_period_before(ask: Ask, known: Known, endpoint: Endpoint) -> None:
-    UsageMinute.objects.create(
-        at=datetime.fromtimestamp(known.start - 600, UTC), project_id="default", endpoint_id=endpoint.pk,
-        version_id=endpoint.version_id, api="chat", key_id=1, calls=481, succeeded=481,
-    )  # fmt: skip
+    ledger_row(endpoint, datetime.fromtimestamp(known.start - 600, UTC), calls=481, succeeded=481)
     calls = ask("summary")["tiles"]["calls"]
     assert (calls["value"], calls["previous"], calls["change_percent"]) == (962, 481, 100.0)
 
@@ -297,8 +283,7 @@ def test_no_calls(ask: Ask, endpoint: Endpoint) -> None:
 def test_calls_that_prometheus_was_not_there_for(ask: Ask, endpoint: Endpoint, known: Known) -> None:
     unseen = other(endpoint, 2)
     at = datetime.fromtimestamp(known.start + 1800, UTC)
-    UsageMinute.objects.create(at=at, project_id="default", endpoint_id=unseen.pk, version_id=1, api="chat", key_id=1,
-                               calls=3, succeeded=3)  # fmt: skip
+    ledger_row(unseen, at, calls=3, succeeded=3)
     assert "nothing yet of the 3 calls" in ask("tokens", endpoint=unseen)["panels"]["tokens"]["empty"]
     Subscription.objects.update(opened_at=at)
     assert (
@@ -371,9 +356,7 @@ def test_more_lines_than_can_be_told_apart_are_named(
         f'ark_api_proxy_request_total{{{here},code="Code{n}",http_status_code="500"}}':
         [(known.start, 0), (known.start + 15, n + 1), (known.start + 30, n + 1)] for n in range(20)
     })  # fmt: skip
-    usage_at = datetime.fromtimestamp(known.start, UTC)
-    UsageMinute.objects.create(at=usage_at, project_id="default", endpoint_id=many.pk, version_id=1, api="chat", key_id=1,
-                               calls=210, failed=210)  # fmt: skip
+    ledger_row(many, datetime.fromtimestamp(known.start, UTC), calls=210, failed=210)
     panel = ask("errors", endpoint=many)["panels"]["errors_by_cause"]
     assert len(panel["series"]) == figures.MAX_LINES
     assert panel["note"] == "The 12 largest of 20 are drawn."
