@@ -48,7 +48,7 @@ MAX_SERIES = 100
 """Series of one query. What people can tell apart on a chart is far less; ours are all aggregated."""
 
 MAX_BYTES = 16 * 1024 * 1024
-CACHED_ANSWERS = 400
+CACHED_ANSWERS = 200
 
 
 class Kind(StrEnum):

@@ -7,6 +7,7 @@ import pytest
 from django.http import QueryDict
 from django.utils import timezone, translation
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from metering.models import UsageHour
@@ -53,6 +54,7 @@ def test_what_an_address_means(query: str, bounds: tuple[int, int], written: str
         assert found.querystring() == written
 
 
+@hypothesis_settings(max_examples=50)
 @given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12), st.text(max_size=200))
 def test_no_address_is_refused_and_each_is_written_back_as_it_was_meant(
     since: str, until: str, chosen: str, version: str
