@@ -105,7 +105,7 @@ def process_table(site: Site) -> list[Process]:
         Process(
             "gateway",
             (
-                *(site.python, "-m", "uvicorn", "gateway.asgi:app"),
+                *(site.python, "-m", "gateway.serve", "gateway.asgi:app"),
                 *("--host", site.bind_host, "--port", str(site.gateway_port), "--workers", str(site.gateway_workers)),
                 *("--loop", "uvloop", "--http", "httptools", "--lifespan", "on", "--no-access-log"),
                 *("--no-server-header", "--no-proxy-headers", "--timeout-keep-alive", "75", "--backlog", "4096"),

@@ -74,6 +74,7 @@ class Service:
             metrics=self.metrics,
             worker=self.id,
             max_answer_bytes=config.max_answer_bytes,
+            stall_seconds=config.stall_seconds,
         )
         self.gateway = Gateway(
             config=config,
