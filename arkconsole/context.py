@@ -32,6 +32,7 @@ NAV = (
     Entry("endpoints:list", gettext_lazy("Online inference"), "radio-tower", "/endpoints/", "e"),
     Entry("catalog:models", gettext_lazy("Models"), "boxes", "/models/", "m"),
     Entry("iam:keys", gettext_lazy("API Key"), "key-round", "/keys/", "k"),
+    Entry("monitoring:overview", gettext_lazy("Monitoring"), "chart-line", "/monitoring/", "o"),
 )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from monitoring import config, installation
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -17,6 +19,9 @@ class Process:
     `needs` names what has to be ready before the first start (and is ended later). `ready` is the address that says
     so: `http://…` must answer 200, `redis://…` a ping; without one a process is ready as soon as it runs. A step
     (`is_step`) runs once and is ready when it has ended with exit code 0.
+
+    The rest is started without waiting for what `is_optional`, and runs on when that cannot be started: whoever put it
+    into the table says so (`Supervisor.settle`).
     """
 
     name: str
@@ -25,6 +30,7 @@ class Process:
     ready: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     is_step: bool = False
+    is_optional: bool = False
     stop_seconds: float = 12
 
 
@@ -33,6 +39,7 @@ class Site:
     """Where the table runs: addresses, folders, and which of the optional parts are wanted.
 
     `valkey` is the command of the embedded server, empty when `REDIS_URL` names another; `demo_port` is 0 without demo.
+    `prometheus` is the program to run, "" for none; with `is_prometheus_missing` it is got first.
     """
 
     data_dir: Path
@@ -43,6 +50,9 @@ class Site:
     demo_port: int = 0
     valkey: tuple[str, ...] = ()
     redis_url: str = ""
+    prometheus: str = ""
+    prometheus_port: int = 0
+    is_prometheus_missing: bool = False
     admin_password: str = ""
     python: str = "python"
 
@@ -97,7 +107,7 @@ def process_table(site: Site) -> list[Process]:
         Process(
             "gateway",
             (
-                *(site.python, "-m", "uvicorn", "gateway.asgi:app"),
+                *(site.python, "-m", "gateway.serve", "gateway.asgi:app"),
                 *("--host", site.bind_host, "--port", str(site.gateway_port), "--workers", str(site.gateway_workers)),
                 *("--loop", "uvloop", "--http", "httptools", "--lifespan", "on", "--no-access-log"),
                 *("--no-server-header", "--no-proxy-headers", "--timeout-keep-alive", "75", "--backlog", "4096"),
@@ -125,4 +135,31 @@ def process_table(site: Site) -> list[Process]:
             needs=("prepare", *redis),
         ),
     ]
+    if site.prometheus:
+        table += _prometheus(site)
     return table
+
+
+def _prometheus(site: Site) -> list[Process]:
+    folder = site.data_dir / "prometheus"
+    listen = f"127.0.0.1:{site.prometheus_port}"
+    flags = config.server_flags(
+        config_file=str(site.data_dir / "run" / "prometheus.yml"), data_dir=str(folder / "data"), listen=listen
+    )
+    getting = Process(
+        "get-prometheus",
+        (site.python, "-m", "arkconsole.prometheus_server", str(folder), str(site.data_dir / installation.NOTE)),
+        is_step=True,
+        is_optional=True,
+    )
+    server = Process(
+        "prometheus",
+        (site.prometheus, *flags),
+        # The step writes its configuration.
+        needs=("prepare", *((getting.name,) if site.is_prometheus_missing else ())),
+        ready=f"http://{listen}/-/ready",
+        is_optional=True,
+        # It writes its head block to disk at the end.
+        stop_seconds=20,
+    )
+    return [*((getting,) if site.is_prometheus_missing else ()), server]

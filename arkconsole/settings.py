@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
+import socket
 import sys
 import zoneinfo
 from pathlib import Path
@@ -49,6 +51,17 @@ def _networks(name: str) -> list[str]:
     return found
 
 
+def _headers(name: str) -> dict[str, str]:
+    found = {}
+    entries: list[str] = env.list(name, [])
+    for entry in filter(None, (entry.strip() for entry in entries)):
+        header, equals, value = entry.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9-]+", header):
+            raise ImproperlyConfigured(f"{name}: write it like X-Scope-OrgID=team, comma-separated")
+        found[header] = value
+    return found
+
+
 def _zone(name: str, default: str) -> str:
     value: str = env.str(name, default)
     try:
@@ -68,12 +81,35 @@ def _secret_from_data_dir(name: str, filename: str) -> str:
         return ""
 
 
-def _embedded_redis_url() -> str:
-    """The address of the embedded server that `manage.py up` runs, as it noted it in `run/ports.json`."""
+def _noted_by_up(name: str, otherwise: str) -> str:
+    """The address of a server that `manage.py up` itself runs, as it noted it in `run/ports.json`."""
     try:
-        return str(json.loads((DATA_DIR / "run" / "ports.json").read_text(encoding="utf-8"))["redis_url"])
-    except (OSError, ValueError, KeyError):
-        return "redis://127.0.0.1:6379/0"
+        return str(json.loads((DATA_DIR / "run" / "ports.json").read_text(encoding="utf-8"))[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return otherwise
+
+
+def _metrics_token() -> str:
+    """What scrapers show; a short one could be tried out, and one with a space or a line break is no HTTP header."""
+    value = _secret_from_data_dir("METRICS_TOKEN", "metrics-token")
+    if value and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,}", value):
+        raise ImproperlyConfigured("METRICS_TOKEN: must be 16 or more letters, digits or . _ ~ + / = -")
+    return value
+
+
+def _address_of_this_machine() -> str:
+    """The address that others reach this machine by: that of its default route, else its name. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def _reachable_on_this_machine(host: str) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 try:
@@ -96,7 +132,7 @@ try:
     ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", [])
     TRUSTED_PROXIES = _networks("TRUSTED_PROXIES")
 
-    REDIS_URL = _url("REDIS_URL", _embedded_redis_url(), {"redis", "rediss", "unix"})
+    REDIS_URL = _url("REDIS_URL", _noted_by_up("redis_url", "redis://127.0.0.1:6379/0"), {"redis", "rediss", "unix"})
     if env.str("DATABASE_URL", ""):
         _database: dict[str, Any] = dict(env.dj_db_url("DATABASE_URL"))
     else:
@@ -113,6 +149,33 @@ try:
     LANGUAGE_CODE: str = env.str("LANGUAGE_CODE", "zh-hans", validate=lambda v: v in {"zh-hans", "en"})
     TIME_ZONE = _zone("TIME_ZONE", "Asia/Shanghai")
     CALL_RECORD_DAYS = _number("CALL_RECORD_DAYS", 30, 1, 3650)
+
+    # Monitoring. No PROMETHEUS_URL: the one that `up` runs, "" where there is none.
+    PROMETHEUS_IS_EXTERNAL = bool(env.str("PROMETHEUS_URL", ""))
+    if "@" in urlsplit(env.str("PROMETHEUS_URL", "")).netloc:
+        raise ImproperlyConfigured(
+            "PROMETHEUS_URL: pages show it; name PROMETHEUS_USERNAME and PROMETHEUS_PASSWORD apart"
+        )
+    PROMETHEUS_URL = (
+        _url("PROMETHEUS_URL", "", {"http", "https"}) if PROMETHEUS_IS_EXTERNAL else _noted_by_up("prometheus_url", "")
+    )
+    PROMETHEUS_BIN: str = env.str("PROMETHEUS_BIN", "")
+    PROMETHEUS_USERNAME: str = env.str("PROMETHEUS_USERNAME", "")
+    PROMETHEUS_PASSWORD: str = env.str("PROMETHEUS_PASSWORD", "")
+    PROMETHEUS_TOKEN: str = env.str("PROMETHEUS_TOKEN", "")
+    PROMETHEUS_HEADERS = _headers("PROMETHEUS_HEADERS")
+    if PROMETHEUS_TOKEN and PROMETHEUS_USERNAME:
+        raise ImproperlyConfigured("PROMETHEUS_TOKEN and PROMETHEUS_USERNAME are both set; use one")
+    METRICS_TOKEN = _metrics_token()
+    GATEWAY_METRICS_HOST: str = env.str("GATEWAY_METRICS_HOST", "127.0.0.1")
+    GATEWAY_METRICS_ADVERTISE: str = env.str("GATEWAY_METRICS_ADVERTISE", "") or (
+        _address_of_this_machine() if GATEWAY_METRICS_HOST in {"0.0.0.0", "::", ""} else GATEWAY_METRICS_HOST
+    )
+    SCRAPE_SECONDS = _number("SCRAPE_SECONDS", 15, 1, 60)
+    # Where Prometheus reaches the console; differs from CONSOLE_URL behind a proxy or in containers.
+    CONSOLE_INTERNAL_URL = _url(
+        "CONSOLE_INTERNAL_URL", f"http://{_reachable_on_this_machine(BIND_HOST)}:{PORT}", {"http", "https"}
+    )
 except EnvError as error:
     raise ImproperlyConfigured(str(error)) from None
 
@@ -152,6 +215,7 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "arkconsole",
+    "monitoring",
     "gateway",
     "endpoints",
     "metering",
@@ -283,7 +347,7 @@ for _prefix, _folder in {
         STATICFILES_DIRS.append((_prefix, BASE_DIR / _folder))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "arkconsole.static_files.Storage"},
 }
 WHITENOISE_MANIFEST_STRICT = False
 
@@ -294,13 +358,16 @@ if not ALLOWED_HOSTS:
     ALLOWED_HOSTS = [str(_console.hostname)]
     if _console.hostname in {"127.0.0.1", "localhost", "::1"}:
         ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+# Prometheus asks under the inner name.
+if (_inner := urlsplit(CONSOLE_INTERNAL_URL).hostname) and not {_inner, f"[{_inner}]", "*"} & {*ALLOWED_HOSTS}:
+    ALLOWED_HOSTS = [*ALLOWED_HOSTS, f"[{_inner}]" if ":" in _inner else _inner]
 CSRF_TRUSTED_ORIGINS = [f"{_console.scheme}://{_console.netloc}"]
 SECURE_SSL_REDIRECT = _is_https
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _is_https else None
 SECURE_HSTS_SECONDS = 31_536_000 if _is_https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = _is_https
 SECURE_HSTS_PRELOAD = _is_https
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$", r"^monitoring/targets$"]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _is_https
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"

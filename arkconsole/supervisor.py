@@ -46,7 +46,11 @@ class PortTaken(UpError):
 
 
 class StartFailed(UpError):
-    pass
+    """`sentence` is the first line; the rest is the end of a log."""
+
+    def __init__(self, sentence: str, log: str = "") -> None:
+        super().__init__(f"{sentence}{log}")
+        self.sentence = sentence
 
 
 def lock(path: Path) -> IO[str]:
@@ -179,7 +183,9 @@ class _Child:
         self.process = process
         self.ready = asyncio.Event()
         self.gone = asyncio.Event()
+        self.settled = asyncio.Event()
         self.was_ready = False
+        self.gave_up = ""
         self.pid: int | None = None
         self.log_offset = 0
 
@@ -237,7 +243,7 @@ class Supervisor:
             self._failed.set_result(None)
 
     async def start(self) -> bool:
-        """Start everything; True when all are ready, False when a stop was asked for meanwhile.
+        """Start everything; True when all but the optional are ready, False when a stop was asked for meanwhile.
 
         Raises `StartFailed` with the last lines of the log when a step fails, a process keeps dying or is not ready
         in time; what runs by then still has to be ended with `stop()`.
@@ -246,7 +252,8 @@ class Supervisor:
         for child in self._children.values():
             self._background(self._keep(child))
         self._background(self._bound_logs())
-        ready = asyncio.gather(*(child.ready.wait() for child in self._children.values()))
+        wanted = [child for child in self._children.values() if not child.process.is_optional]
+        ready = asyncio.gather(*(child.ready.wait() for child in wanted))
         try:
             ends: list[asyncio.Future[Any]] = [ready, self._failed]
             await asyncio.wait(ends, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
@@ -254,10 +261,10 @@ class Supervisor:
                 self._failed.result()
                 return False
             if not ready.done():
-                late = [child for child in self._children.values() if not child.ready.is_set() and child.pid]
+                late = [child for child in wanted if not child.ready.is_set() and child.pid]
                 names = ", ".join(child.process.name for child in late) or "a process"
                 raise StartFailed(
-                    f"Not ready after {self._patience:g} s: {names}.{self._tail(late[0]) if late else ''}"
+                    f"Not ready after {self._patience:g} s: {names}.", self._tail(late[0]) if late else ""
                 )
             return True
         finally:
@@ -268,6 +275,15 @@ class Supervisor:
     async def wait(self) -> None:
         """Return when a stop is asked for."""
         await self._stopping.wait()
+
+    async def settle(self, name: str) -> str:
+        """Wait until an optional process is ready for the first time (""), or given up: why, in a sentence.
+
+        It is given up when it, or what it needs, cannot be started.
+        """
+        child = self._children[name]
+        await child.settled.wait()
+        return child.gave_up
 
     def watch(self, job: Coroutine[Any, Any, None]) -> None:
         """Run `job` beside the processes until the stop."""
@@ -299,8 +315,10 @@ class Supervisor:
     async def _keep(self, child: _Child) -> None:
         try:
             for need in child.process.needs:
-                if not await self._unless_stopping(self._children[need].ready.wait()):
+                if not await self._unless_stopping(self._children[need].settled.wait()):
                     return
+                if reason := self._children[need].gave_up:
+                    raise StartFailed(reason)
             deaths = 0
             while not self._stopping.is_set():
                 started = time.monotonic()
@@ -315,18 +333,22 @@ class Supervisor:
                     return
                 if child.process.is_step and code == 0:
                     child.ready.set()
+                    child.settled.set()
                     return
                 deaths = 1 if time.monotonic() - started >= self._steady else deaths + 1
                 if child.process.is_step or (not child.was_ready and deaths >= self._tries):
-                    raise StartFailed(f"{child.process.name} {_how_it_ended(code)}.{self._tail(child)}")
+                    raise StartFailed(f"{child.process.name} {_how_it_ended(code)}.", self._tail(child))
                 delay = min(self._longest_delay, self._first_delay * 2 ** (deaths - 1))
-                self._say(
-                    f"{child.process.name} {_how_it_ended(code)}; starting it again in {delay:g} s."
-                    + (self._tail(child) if code not in {0, -signal.SIGKILL, -signal.SIGTERM} else "")
-                )
+                if child.was_ready or not child.process.is_optional:
+                    self._say(
+                        f"{child.process.name} {_how_it_ended(code)}; starting it again in {delay:g} s."
+                        + (self._tail(child) if code not in {0, -signal.SIGKILL, -signal.SIGTERM} else "")
+                    )
                 await self._unless_stopping(asyncio.sleep(delay))
         except StartFailed as error:
-            if self._failed and not self._failed.done():
+            child.gave_up = error.sentence
+            child.settled.set()
+            if not child.process.is_optional and self._failed and not self._failed.done():
                 self._failed.set_exception(error)
         finally:
             child.gone.set()
@@ -375,6 +397,7 @@ class Supervisor:
             await asyncio.sleep(0.1)
         child.was_ready = True
         child.ready.set()
+        child.settled.set()
 
     async def _end(self, child: _Child) -> None:
         pid = child.pid

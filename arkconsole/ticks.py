@@ -30,6 +30,7 @@ TICKS = (
     Tick("endpoints.switches", 2),
     Tick("catalog.probe_due", 2),
     Tick("gateway.reap", 3),
+    Tick("monitoring.openings", 2),
     Tick("metering.prune", 3600, queue="slow"),
     Tick("arkconsole.tidy", 3600, queue="slow"),
 )
@@ -46,6 +47,7 @@ ROUTES: dict[str, dict[str, str]] = {
     **{tick.name: {"queue": tick.queue} for tick in TICKS},
     "catalog.probe_server": {"queue": "slow"},
     "endpoints.warm_switch": {"queue": "slow"},
+    "monitoring.advance_opening": {"queue": "slow"},
 }
 """Where tasks wait, also when something else than beat sends them; the others go to `ticks`."""
 

@@ -12,6 +12,7 @@ urlpatterns = [
     path("endpoints/", include("endpoints.urls")),
     path("models/", include("catalog.urls")),
     path("", include("iam.urls")),
+    path("", include("monitoring.urls")),
     path("accounts/", include("iam.account_urls")),
     path("admin/login/", views.admin_login),
     path("admin/", admin.site.urls),

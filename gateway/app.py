@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 Scope = Any
 _APIS = {"/api/v3/chat/completions": "chat", "/api/v3/embeddings": "embeddings"}
-_EMBEDDING_DOMAIN = "embedding"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -126,7 +125,7 @@ class Gateway:
         assert call.key is not None
         if not auth.may_call(call.key, route, version):
             return errors.access_denied()
-        if version is not None and (version.domain == _EMBEDDING_DOMAIN) != (call.api == "embeddings"):
+        if version is not None and version.api != call.api:
             return errors.unsupported_api(version.model_id, call.api)
         try:
             call.is_stream = request_body.check(call.fields, call.api)

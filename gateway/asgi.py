@@ -23,6 +23,9 @@ app = Application(
         max_body_bytes=settings.GATEWAY_MAX_BODY_BYTES,
         trusted_proxies=networks(settings.TRUSTED_PROXIES),
         workers=settings.GATEWAY_WORKERS,
+        metrics_host=settings.GATEWAY_METRICS_HOST,
+        metrics_advertise=settings.GATEWAY_METRICS_ADVERTISE,
+        metrics_token=settings.METRICS_TOKEN,
     ),
     DjangoSource(),
 )

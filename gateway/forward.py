@@ -19,7 +19,7 @@ from gateway import errors, sse
 from gateway import usage as usage_module
 from gateway.errors import NOT_JSON, AnswerBroken, AnswerTimedOut, ConnectFailed, Refusal, UpstreamFailure
 from gateway.limits import Admission, Limiter
-from gateway.metrics import Labels, Metrics, Series
+from gateway.metrics import Metrics, Series, labels_of, status_name
 from gateway.record import CallFacts, EventWriter
 from gateway.routes import DeploymentRoute, EndpointRoute, KeyRoute, RouteTable, VersionRoute
 from gateway.upstream import Answer, Request, Upstream
@@ -78,6 +78,7 @@ class Call:
     usage: Usage | None = None
     first_token_at: float | None = None
     has_started: bool = False
+    sending_since: float = 0.0
     is_client_gone: bool = False
     is_over: bool = False
     task: asyncio.Task[Any] | None = None
@@ -168,6 +169,40 @@ class Watch:
             self._timer = self._loop.call_later(WATCH_EVERY_SECONDS, self._look)
 
 
+class Patience:
+    """Gives streams up whose caller has not taken anything for `seconds`, though there is something to take.
+
+    Such a caller would hold its call, its reservation and its model server for as long as the connection stands. One
+    timer for all streams; a timeout around each chunk would cost more than what else is done for it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._streams: set[Call] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: Call) -> None:
+        """Look after this stream until `remove`; while it waits for its caller, `sending_since` is set."""
+        self._streams.add(call)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds / 4, self._look)
+
+    def remove(self, call: Call) -> None:
+        self._streams.discard(call)
+
+    def _look(self) -> None:
+        self._timer = None
+        limit = self._loop.time() - self._seconds
+        for call in self._streams:
+            if 0.0 < call.sending_since < limit and not call.is_client_gone and call.task is not None:
+                log.warning("call %s: its caller has taken nothing for %g s", call.id, self._seconds)
+                call.is_client_gone = True
+                call.task.cancel()
+        if self._streams:
+            self._timer = self._loop.call_later(self._seconds / 4, self._look)
+
+
 class FailureLog:
     """Says which model servers fail, but not for each of thousands of calls: at most `LINES` lines per server and minute."""
 
@@ -203,6 +238,7 @@ class Forwarder:
         metrics: Metrics,
         worker: str,
         max_answer_bytes: int,
+        stall_seconds: float = 120.0,
     ) -> None:
         self._routes = routes
         self._limiter = limiter
@@ -211,6 +247,7 @@ class Forwarder:
         self._max_answer_bytes = max_answer_bytes
         self._loop = asyncio.get_running_loop()
         self._log = FailureLog(self._loop.time)
+        self._patience = Patience(self._loop, stall_seconds)
         self._events = EventWriter(worker)
         self.in_flight = 0
 
@@ -221,7 +258,7 @@ class Forwarder:
         """
         assert call.route is not None
         version = call.version
-        series = self._metrics.series(_labels(call))
+        series = self._metrics.series(labels_of(call.route, version, call.api))
         series.in_flight += 1
         self.in_flight += 1
         outcome, refusal = Outcome.REFUSED, None
@@ -286,7 +323,11 @@ class Forwarder:
         answer, drops_usage = await self._send(call, version)
         try:
             if call.is_stream and _content_type(answer).startswith(b"text/event-stream"):
-                await self._stream(call, version, answer, drops_usage=drops_usage)
+                self._patience.add(call)
+                try:
+                    await self._stream(call, version, answer, drops_usage=drops_usage)
+                finally:
+                    self._patience.remove(call)
             else:
                 await self._plain(call, version, answer)
         finally:
@@ -338,7 +379,7 @@ class Forwarder:
         return refusal
 
     async def _error_answer(self, call: Call, server_id: int, answer: Answer) -> Refusal:
-        self._metrics.upstream_errors[str(server_id), str(answer.status)] += 1
+        self._metrics.upstream_errors[str(server_id), status_name(answer.status)] += 1
         try:
             data = await answer.read(_ERROR_BYTES)
         except AnswerBroken:
@@ -378,13 +419,16 @@ class Forwarder:
         call.has_started = True
         await send({"type": "http.response.start", "status": 200, "headers": call.headers(*_EVENTS)})
         is_whole = False
+        now = self._loop.time
         try:
             while chunk := await answer.next():
                 out = rewriter.feed(chunk)
                 if call.first_token_at is None and rewriter.has_token:
-                    call.first_token_at = self._loop.time()
+                    call.first_token_at = now()
                 if out:
+                    call.sending_since = now()
                     await send({"type": "http.response.body", "body": out, "more_body": True})
+                    call.sending_since = 0.0
             is_whole = answer.is_framed or rewriter.is_done
         except AnswerBroken as error:
             # After [DONE] nothing is missing: some servers then close without ceremony.
@@ -395,6 +439,7 @@ class Forwarder:
             self._count_stream(call, rewriter)
         if not is_whole:
             raise errors.answer_cut()
+        call.sending_since = now()
         await send({"type": "http.response.body", "body": rewriter.finish(), "more_body": False})
         if rewriter.has_error:
             # The caller has the server's own words already; the ledger must not call that a success.
@@ -487,13 +532,6 @@ def _count(event: CallFacts, series: Series) -> None:
         first = event.first_token_ms / 1000
         per_token = (seconds - first) / (event.output_tokens - 1) if event.output_tokens > 1 else None
         series.stream_times(first, per_token)
-
-
-def _labels(call: Call) -> Labels:
-    assert call.route is not None
-    version = call.version
-    base_model, model = ("", "") if version is None else (version.base_model, version.model_id)
-    return call.route.project_id, call.route.id, call.api, base_model, model
 
 
 def _key_id(call: Call) -> int:

@@ -98,6 +98,11 @@ class VersionRoute:
     released: int
     deployments: tuple[DeploymentRoute, ...]
 
+    @property
+    def api(self) -> str:
+        """The API that serves it."""
+        return "embeddings" if self.domain == "embedding" else "chat"
+
 
 @dataclass(frozen=True, slots=True)
 class SwitchRoute:
@@ -157,7 +162,7 @@ class Source(Protocol):
         """All model versions with their enabled deployments on enabled servers."""
 
     def endpoints(self, ids: Iterable[str] | None) -> list[EndpointRoute]:
-        """These endpoints (all when None), without deleted ones."""
+        """These endpoints (all when None), without deleted ones, newest first."""
 
     def preset(self, project_id: str, version_id: int) -> EndpointRoute:
         """The project's preset endpoint of a version, made when there is none. Raises `NotServed`."""
@@ -316,6 +321,10 @@ class RouteTable:
         """Every endpoint of a project."""
         return [route for route in self._endpoints.values() if route.project_id == project_id]
 
+    def newest(self) -> Iterable[EndpointRoute]:
+        """Every endpoint, those that came last first."""
+        return reversed(self._endpoints.values())
+
     async def find_endpoint(self, endpoint_id: str) -> EndpointRoute | None:
         """An endpoint, looked up when it is not known yet. Raises `SourceAway`."""
         known = self._endpoints.get(endpoint_id)
@@ -409,7 +418,7 @@ class RouteTable:
         endpoints = await self._reader.follow(self._source.endpoints, None)
         self._endpoints = {}
         self._presets = {}
-        for route in endpoints:
+        for route in reversed(endpoints):
             self._put(route)
         now = self._clock()
         self._floor = floor

@@ -19,11 +19,13 @@ import redis.asyncio as redis_asyncio
 from gateway.app import Gateway
 from gateway.auth import KeyRing
 from gateway.config import Config
+from gateway.exposition import Exposition
 from gateway.forward import Forwarder
 from gateway.limits import ADMIT, SETTLE, RedisLimiter
-from gateway.metrics import Exposition, Metrics
+from gateway.metrics import Metrics, expected
 from gateway.resp import Pipe, RedisAway, parse_url
 from gateway.routes import Reader, RouteTable, Source
+from gateway.slots import Slot
 from gateway.spool import Spool
 from gateway.upstream import HttpUpstream
 from gateway.workers import HEARTBEAT, Heartbeat, WorkerInfo, new_worker_id
@@ -41,16 +43,23 @@ class Service:
     def __init__(self, config: Config, source: Source) -> None:
         self._config = config
         self.id = new_worker_id()
-        self.metrics = Metrics()
         self._reader = Reader()
         self._tasks: list[asyncio.Task[None]] = []
         self.keys = KeyRing(source, self._reader)
         self.routes = RouteTable(source, self._reader, on_keys_changed=self.keys.changed)
+        self.metrics = Metrics(expected=lambda: expected(self.routes))
         self.spool = Spool(config.data_dir / "spool", worker=self.id)
         self.pipe = Pipe(
             parse_url(config.redis_url), scripts=(ADMIT, SETTLE, HEARTBEAT), on_connect=self._on_connect, name=self.id
         )
-        self._exposition = Exposition(self.metrics, config.metrics_host)
+        self._exposition = Exposition(
+            self.metrics,
+            worker=self.id,
+            host=config.metrics_host,
+            advertise=config.metrics_advertise,
+            token=config.metrics_token,
+            slot=Slot(config.data_dir / "run" / "metrics-ports"),
+        )
         info = WorkerInfo(id=self.id, host=socket.gethostname(), pid=os.getpid(), metrics="", started_at=time.time())
         self._info = info
         self.heartbeat = Heartbeat(self.pipe, info, expected=config.workers)
@@ -65,6 +74,7 @@ class Service:
             metrics=self.metrics,
             worker=self.id,
             max_answer_bytes=config.max_answer_bytes,
+            stall_seconds=config.stall_seconds,
         )
         self.gateway = Gateway(
             config=config,

@@ -6,10 +6,11 @@ moment that somebody picked). Boundaries finer than a minute are rounded down to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from django.db.models import BigIntegerField, Case, F, Max, Q, QuerySet, Sum, Value, When
@@ -113,6 +114,37 @@ class Summary:
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    @property
+    def errors(self) -> int:
+        """Calls that were refused or failed; not those that the caller gave up."""
+        return self.limited + self.rejected + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a span used, and what that cost."""
+
+    summary: Summary = field(default_factory=Summary)
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Sums per step of a span, oldest first."""
+
+    calls: tuple[int, ...]
+    tokens: tuple[int, ...]
+    errors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What a span used and cost, and what the prefix cache saved of that, per currency."""
+
+    summary: Summary = field(default_factory=Summary)
+    cost: Cost = field(default_factory=Cost)
+    saved: Mapping[str, Decimal] = field(default_factory=dict)
+
 
 @dataclass(frozen=True, slots=True)
 class CallFilters:
@@ -185,7 +217,10 @@ def costs(endpoint_id: str, *, now: datetime, tz: tzinfo) -> Costs:
     end = floor_minute(now) + MINUTE
     bounds = sorted({last_month, month, yesterday, today, end})
     rows = _between(
-        bounds, endpoint_id, group=["price_id"], sums=["calls", "input_tokens", "cached_tokens", "output_tokens"]
+        bounds,
+        {"endpoint_id": endpoint_id},
+        group=["price_id"],
+        sums=["calls", "input_tokens", "cached_tokens", "output_tokens"],
     )
     prices = PriceTier.objects.in_bulk({row["price_id"] for row in rows if row["price_id"]}) if rows else {}
 
@@ -229,6 +264,12 @@ def versions(endpoint_id: str, *, since: datetime, now: datetime) -> list[int]:
         endpoint_id=endpoint_id, at__gte=since.replace(minute=0, second=0, microsecond=0), at__lte=now
     )
     return sorted(rows.order_by().values_list("version_id", flat=True).distinct())
+
+
+def used(endpoint_id: str, *, since: datetime, now: datetime) -> set[tuple[str, int]]:
+    """The (api, version) pairs that the endpoint had calls of, from the hour of `since` on; one query."""
+    rows = UsageHour.objects.filter(endpoint_id=endpoint_id, at__gte=floor_hour(since), at__lte=now)
+    return set(rows.order_by().values_list("api", "version_id").distinct())
 
 
 def pressure(limits: Mapping[str, tuple[int, int]], *, now: datetime) -> dict[str, Pressure]:
@@ -303,10 +344,139 @@ def summary(endpoint_id: str, *, since: datetime, now: datetime) -> Summary:
     names = list(Summary.__dataclass_fields__)
     bounds = [floor_minute(since), floor_minute(now) + MINUTE]
     totals = dict.fromkeys(names, 0)
-    for row in _between(bounds, endpoint_id, group=[], sums=names):
+    for row in _between(bounds, {"endpoint_id": endpoint_id}, group=[], sums=names):
         for name in names:
             totals[name] += row[name] or 0
     return Summary(**totals)
+
+
+def by_endpoint(project_id: str, *, since: datetime, until: datetime) -> dict[str, Spending]:
+    """Each endpoint of the project that had calls in the span, to the minute; two queries, however many endpoints."""
+    found = _spendings({"project_id": project_id}, since=since, until=until, group=["endpoint_id"])
+    return {endpoint_id: spending for (endpoint_id,), spending in found.items() if spending.summary.calls}
+
+
+def of_project(project_id: str, *, since: datetime, until: datetime) -> Spending:
+    """The whole project in the span, to the minute; two queries."""
+    return _spendings({"project_id": project_id}, since=since, until=until, group=[]).get((), Spending())
+
+
+def total(spendings: Iterable[Spending]) -> Spending:
+    """All of them together."""
+    together = list(spendings)
+    sums = [sum(column) for column in zip(*(_SUMS(each.summary) for each in together), strict=True)]
+    amounts: dict[str, Decimal] = {}
+    for each in together:
+        for currency, amount in each.cost.amounts.items():
+            amounts[currency] = amounts.get(currency, Decimal(0)) + amount
+    cost = Cost(
+        amounts=amounts,
+        calls=sum(each.cost.calls for each in together),
+        tokens=sum(each.cost.tokens for each in together),
+        unpriced_tokens=sum(each.cost.unpriced_tokens for each in together),
+    )
+    return Spending(Summary(*sums), cost)
+
+
+_SUMS = attrgetter(*Summary.__dataclass_fields__)
+
+
+def trends(endpoint_ids: Iterable[str], *, since: datetime, step: timedelta, steps: int) -> dict[str, Trend]:
+    """Sums per step of whole hours from the hour of `since` on, for a list; one query, and a value for every id."""
+    first, ids = floor_hour(since), list(endpoint_ids)
+    rows = (
+        UsageHour.objects.filter(endpoint_id__in=ids, at__gte=first, at__lt=first + steps * step)
+        .values_list("endpoint_id", "at")
+        .annotate(
+            count=Sum("calls"),
+            tokens=Sum(F("input_tokens") + F("output_tokens")),
+            errors=Sum(F("limited") + F("rejected") + F("failed")),
+        )
+        .order_by()
+    )
+    found = {each: ([0] * steps, [0] * steps, [0] * steps) for each in ids}
+    for endpoint_id, at, *sums in rows if ids else ():
+        position = int((at - first) / step)
+        for values, value in zip(found[endpoint_id], sums, strict=True):
+            values[position] += value
+    return {each: Trend(*(tuple(values) for values in lists)) for each, lists in found.items()}
+
+
+def _spendings(
+    where: Mapping[str, Any], *, since: datetime, until: datetime, group: list[str]
+) -> dict[tuple[Any, ...], Spending]:
+    names = list(Summary.__dataclass_fields__)
+    columns = itemgetter(*names)
+    bounds = [floor_minute(since), floor_minute(until)]
+    parts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in _between(bounds, where, group=[*group, "price_id"], sums=names):
+        parts.setdefault(tuple(row[name] for name in group), []).append(row)
+    price_ids = {row["price_id"] for rows in parts.values() for row in rows if row["price_id"]}
+    prices = PriceTier.objects.in_bulk(price_ids) if price_ids else {}
+    return {
+        key: Spending(Summary(*map(sum, zip(*map(columns, rows), strict=True))), _cost(rows, prices))
+        for key, rows in parts.items()
+    }
+
+
+def slices(
+    endpoint_id: str, bounds: Sequence[datetime], *, api: str = "", version_ids: Collection[int] | None = None
+) -> list[Slice]:
+    """What the endpoint's calls used between each bound and the next, to the minute; two queries.
+
+    With `api`, of that API only; with `version_ids`, of those versions only.
+    """
+    minutes = [floor_minute(bound) for bound in bounds]
+    where: dict[str, Any] = {"endpoint_id": endpoint_id}
+    if api:
+        where["api"] = api
+    if version_ids is not None:
+        where["version_id__in"] = version_ids
+    names = list(Summary.__dataclass_fields__)
+    rows = (
+        [] if version_ids is not None and not version_ids else _between(minutes, where, group=["price_id"], sums=names)
+    )
+    prices = PriceTier.objects.in_bulk({row["price_id"] for row in rows if row["price_id"]}) if rows else {}
+    found = []
+    for span in range(len(minutes) - 1):
+        mine = [row for row in rows if row["span"] == span]
+        summed = Summary(**{name: sum(row[name] or 0 for row in mine) for name in names})
+        found.append(Slice(summed, _cost(mine, prices), _saved(mine, prices)))
+    return found
+
+
+def joined(found: Iterable[Slice]) -> Slice:
+    """Neighbouring spans as one."""
+    parts = list(found)
+    names = list(Summary.__dataclass_fields__)
+    return Slice(
+        Summary(**{name: sum(getattr(part.summary, name) for part in parts) for name in names}),
+        Cost(
+            _added(part.cost.amounts for part in parts),
+            sum(part.cost.calls for part in parts),
+            sum(part.cost.tokens for part in parts),
+            sum(part.cost.unpriced_tokens for part in parts),
+        ),
+        _added(part.saved for part in parts),
+    )
+
+
+def _added(amounts: Iterable[Mapping[str, Decimal]]) -> dict[str, Decimal]:
+    found: dict[str, Decimal] = {}
+    for each in amounts:
+        for currency, amount in each.items():
+            found[currency] = found.get(currency, Decimal(0)) + amount
+    return found
+
+
+def _saved(rows: Iterable[Mapping[str, Any]], prices: Mapping[int, PriceTier]) -> dict[str, Decimal]:
+    """What cached tokens would have cost at the full input price, less what they did cost; per currency."""
+    amounts: dict[str, Decimal] = {}
+    for row in rows:
+        if row["cached_tokens"] and (price := prices.get(row["price_id"])):
+            amount = row["cached_tokens"] * (price.input_price - price.cached_price) / MILLION
+            amounts[price.currency] = amounts.get(price.currency, Decimal(0)) + amount
+    return amounts
 
 
 def volume(endpoint_id: str, *, since: datetime, now: datetime) -> list[Volume]:
@@ -320,7 +490,7 @@ def volume(endpoint_id: str, *, since: datetime, now: datetime) -> list[Volume]:
             cached_tokens=row["cached_tokens"],
             output_tokens=row["output_tokens"],
         )
-        for row in _summed_again(_between(bounds, endpoint_id, group=["price_id"], sums=names), names)
+        for row in _summed_again(_between(bounds, {"endpoint_id": endpoint_id}, group=["price_id"], sums=names), names)
         if row["input_tokens"] or row["output_tokens"]
     ]
 
@@ -341,19 +511,21 @@ def _start_of(day: date, tz: tzinfo) -> datetime:
 
 
 def _between(
-    bounds: Sequence[datetime], endpoint_id: str, *, group: list[str], sums: list[str]
+    bounds: Sequence[datetime], where: Mapping[str, Any], *, group: list[str], sums: list[str]
 ) -> list[dict[str, Any]]:
     """Sums per `group` and `span`, the index of the bound that a span begins with: one statement over both tables.
+
+    `where` are columns and their values: {"endpoint_id": …} or {"project_id": …}, and what else must match.
 
     An hour that a bound lies within is left out of the hours and read from the minutes instead.
     """
     first, end = bounds[0], bounds[-1]
     split = sorted({floor_hour(bound) for bound in bounds if floor_hour(bound) != bound})
-    hours = UsageHour.objects.filter(endpoint_id=endpoint_id, at__gte=first, at__lt=floor_hour(end))
+    hours = UsageHour.objects.filter(at__gte=first, at__lt=floor_hour(end), **where)
     inside = Q(pk__in=[])
     for hour in split:
         inside |= Q(at__gte=max(hour, first), at__lt=min(hour + HOUR, end))
-    minutes = UsageMinute.objects.filter(inside, endpoint_id=endpoint_id)
+    minutes = UsageMinute.objects.filter(inside, **where)
     if split:
         hours = hours.exclude(at__in=split)
 

@@ -16,6 +16,7 @@ from iam.models import ApiKey, Attachment, Policy, Project, User
 from iam.policies import BUILT_IN
 from metering.events import Outcome, UsageEvent
 from metering.models import CallRecord, HealthSum
+from monitoring.models import Subscription
 
 NOW = datetime(2026, 4, 21, 10, 0, 49, tzinfo=UTC)
 _numbers = itertools.count(1)
@@ -174,3 +175,17 @@ def health_sum(switch: VersionSwitch, *, side: str = "target", rung: int | None 
         "switch_id": switch.pk, "version_id": version, "rung": switch.soak if rung is None else rung, "at": NOW,
         "calls": 100, **values,
     })  # fmt: skip
+
+
+# --- monitoring
+def subscription(**values: Any) -> Subscription:
+    """Monitoring of project "default", open; or as `state` says."""
+    values["project"] = values.get("project") or project("default")
+    at = values.get("asked_at", NOW)
+    values = {
+        "state": "open", "step": "samples", "opened_by_name": "li.wei", "asked_at": at, "step_at": at, "look_at": at,
+        **values,
+    }  # fmt: skip
+    if values["state"] == "open":
+        values.setdefault("opened_at", at)
+    return Subscription.objects.create(**values)

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.test import override_settings
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
 # A busy machine may take long; what a test waits for comes all the same.
@@ -60,6 +60,17 @@ def _plain_static_files() -> Iterator[None]:
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     with override_settings(STORAGES={**settings.STORAGES, "staticfiles": plain}):
         yield
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Iterator[PrometheusServer]:
+    """A real Prometheus that reads from nobody: tests `write()` their figures, under endpoint ids of their own."""
+    if ON_SQLITE or prometheus_binary() is None:
+        pytest.skip("needs Prometheus")
+    server = PrometheusServer()
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

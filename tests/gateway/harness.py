@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,11 @@ class Site:
 
 
 class GatewayProcess:
-    """`uvicorn` with the given number of workers; `client` calls it with the site's key."""
+    """The gateway with the given number of workers; `client` calls it with the site's key."""
 
-    def __init__(self, site: Site, redis_url: str, data_dir: Path, *, workers: int = 1, **options: Any) -> None:
+    def __init__(
+        self, site: Site, redis_url: str, data_dir: Path, *, workers: int = 1, flags: Sequence[str] = (), **options: Any
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
@@ -82,6 +85,7 @@ class GatewayProcess:
             "DATA_DIR": str(data_dir),
         }
         self._workers = workers
+        self._flags = flags
         self._process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
 
@@ -91,9 +95,9 @@ class GatewayProcess:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 dying_with_us(
-                    sys.executable, "-m", "uvicorn", "tests.gateway.worker_app:app", "--host", "127.0.0.1",
+                    sys.executable, "-m", "gateway.serve", "tests.gateway.worker_app:app", "--host", "127.0.0.1",
                     "--port", str(self.port), "--workers", str(self._workers), "--loop", "uvloop", "--http", "httptools",
-                    "--no-access-log", "--no-proxy-headers", "--lifespan", "on", "--timeout-graceful-shutdown", "5",
+                    "--no-access-log", "--no-proxy-headers", "--lifespan", "on", "--timeout-graceful-shutdown", "5", *self._flags,
                 ),
                 cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
@@ -123,8 +127,7 @@ class GatewayProcess:
     def worker_pids(self) -> list[int]:
         """Processes that listen for calls."""
         parent = psutil.Process(self.pid)
-        living = [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
-        return [child.pid for child in living if "spawn_main" in " ".join(child.cmdline())] or [parent.pid]
+        return [child.pid for child in parent.children() if _serves(child)] or [parent.pid]
 
     def kill_worker(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
@@ -150,6 +153,13 @@ class GatewayProcess:
 
     def _all_workers_are_ready(self) -> bool:
         return self.log.count("Application startup complete") >= self._workers
+
+
+def _serves(child: psutil.Process) -> bool:
+    try:
+        return child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        return False  # it died while it was looked at
 
 
 class Ledger:

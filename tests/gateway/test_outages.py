@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import redis
 
@@ -253,6 +255,57 @@ def test_a_worker_is_unready_until_its_first_routes_and_ready_by_itself_then(
     starter.join()
     assert process.chat().status_code == 200
     process.stop()
+
+
+def test_a_caller_who_stops_reading_holds_its_model_server_only_for_a_while(
+    upstream: ScriptedUpstream, gateway_redis: RedisServer, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "site.json", upstream.url)
+    site.add_endpoint("ep-stalled")
+    process = GatewayProcess(site, gateway_redis.url, tmp_path / "data", stall_seconds=1.0).start()
+    script = {"chunks": 2000, "chunk_bytes": 60_000}
+    payload = json.dumps({"model": "ep-stalled", "messages": [{}], "stream": True, "x_script": script}).encode()
+    try:
+        with socket.create_connection(("127.0.0.1", process.port)) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            raw.sendall(
+                b"POST /api/v3/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (KEY.encode(), len(payload), payload)
+            )
+            with redis.Redis.from_url(gateway_redis.url) as client:
+                [event] = Ledger(client).wait_for("ep-stalled")
+            assert (event.outcome, event.status) == (Outcome.CLIENT_CLOSED, 499)
+            assert event.output_tokens > 0, "what was produced for it is paid for"
+            wait_until(lambda: upstream.seen[-1].is_cut, what="the model server is let go")
+        # One who reads, however long the whole takes, is left alone.
+        slow = process.chat("ep-stalled", stream=True, x_script={"chunks": 12, "every_ms": 150})
+        assert slow.text.endswith("data: [DONE]\n\n")
+    finally:
+        process.stop()
+
+
+def test_a_worker_that_dies_while_it_is_asked_how_it_is_is_replaced_at_once(
+    upstream: ScriptedUpstream, gateway_redis: RedisServer, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "site.json", upstream.url)
+    process = GatewayProcess(
+        site, gateway_redis.url, tmp_path / "data", workers=2, flags=("--timeout-worker-healthcheck", "60")
+    ).start()
+    try:
+        before = set(process.worker_pids())
+        victim = psutil.Process(min(before))
+        # Asked every half second; a stopped process cannot answer, so that it dies with the question open.
+        victim.suspend()
+        stopped_at = time.monotonic()
+        wait_until(lambda: time.monotonic() - stopped_at > 1.5)
+        victim.kill()
+        wait_until(
+            lambda: len(set(process.worker_pids()) - {victim.pid}) == 2 and process._is_ready(),
+            seconds=20,
+            what="two workers again",
+        )
+    finally:
+        process.stop()
 
 
 def test_a_worker_that_is_asked_to_stop_is_unready_and_ends_its_calls_first(

@@ -60,7 +60,6 @@ def test_a_switch_climbs_its_ladder_while_each_process_is_killed_and_loses_no_ca
     def kill_gateway_worker() -> None:
         killed.append(gateway_workers(stack)[0])
         killed[0].kill()
-        # uvicorn waits out its patience with a worker that was killed in the very moment of its health check.
         stack.wait_until(lambda: len(gateway_workers(stack)) == 2, seconds=60, what="a new gateway worker")
 
     def kill_redis() -> None:

@@ -276,8 +276,11 @@ def gateway_workers(stack: Stack) -> list[psutil.Process]:
     pid = stack.pid("gateway")
     if not pid:
         return []
-    return [
-        child
-        for child in psutil.Process(pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(child.cmdline())
-    ]
+    return [child for child in psutil.Process(pid).children() if _serves(child)]
+
+
+def _serves(child: psutil.Process) -> bool:
+    try:
+        return child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        return False  # it died while it was looked at

@@ -14,14 +14,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
+from django.utils import translation
 
-from arkconsole import ticks
+from arkconsole import prometheus_server, ticks
 from arkconsole.data_dir import DataDir
 from arkconsole.processes import Site, process_table
 from arkconsole.supervisor import Supervisor, UpError, lock, reap_orphans, require_free_port
@@ -29,10 +31,12 @@ from arkconsole.tick_watch import TickWatch, keep_ticking
 from common.models import TickHeartbeat
 from endpoints.models import Endpoint, Status
 from iam.models import User
+from monitoring.installation import NOTE, Installation, Presence, WhyOff, parse
 
 TICK_PROCESSES = ("beat", "worker-ticks", "worker-slow")
 LOOK_SECONDS = 5.0
 DEMO_SECONDS = 30.0
+PROMETHEUS_SECONDS = 5.0
 
 
 class Command(BaseCommand):
@@ -70,12 +74,21 @@ async def _run() -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, supervisor.request_stop)
         _say("Starting ArkConsole …")
+        if site.is_prometheus_missing:
+            _say("Meanwhile Prometheus is fetched (20 MB) for DATA_DIR alone; nothing is installed on this machine.")
         try:
+            prometheus = asyncio.ensure_future(_settle_prometheus(supervisor, data, site))
             if await supervisor.start():
                 supervisor.watch(_watch_ticks(supervisor, site.redis_url))
-                _say(await asyncio.to_thread(_block, data, site, time.monotonic() - began))
+                seconds = time.monotonic() - began
+                # It is there as soon as the rest in most cases; a slow download gets a line of its own later.
+                await asyncio.wait({prometheus}, timeout=1 if site.is_prometheus_missing else PROMETHEUS_SECONDS)
+                _say(await asyncio.to_thread(_block, data, site, seconds))
+                if not prometheus.done():
+                    supervisor.watch(_say_later(prometheus))
                 await supervisor.wait()
         finally:
+            prometheus.cancel()
             _say("Stopping …")
             await supervisor.stop()
             _say("Stopped.")
@@ -89,12 +102,17 @@ def _say(text: str) -> None:
 
 def _site(data: DataDir) -> Site:
     ports = data.ports()
+    found = _prometheus(data)
     redis_url = os.environ.get("REDIS_URL", "")
     valkey: tuple[str, ...] = ()
     if not redis_url:
         configuration, redis_url = data.configure_valkey(ports["valkey"])
         valkey = (_valkey_binary(), str(configuration))
-    data.note_ports(ports, redis_url=redis_url if valkey else "")
+    prometheus_url = f"http://127.0.0.1:{ports['prometheus']}" if found else ""
+    data.note_ports(ports, redis_url=redis_url if valkey else "", prometheus_url=prometheus_url)
+    is_missing = bool(found) and not os.access(found, os.X_OK)
+    if found:
+        data.note_prometheus(Installation(Presence.GETTING if is_missing else Presence.STARTING, url=prometheus_url))
     return Site(
         data_dir=data.root,
         bind_host=settings.BIND_HOST,
@@ -104,9 +122,76 @@ def _site(data: DataDir) -> Site:
         demo_port=ports["demo"] if settings.DEMO else 0,
         valkey=valkey,
         redis_url=redis_url,
+        prometheus=found,
+        prometheus_port=ports["prometheus"],
+        is_prometheus_missing=is_missing,
         admin_password=settings.ADMIN_PASSWORD or secrets.token_urlsafe(12),
         python=sys.executable,
     )
+
+
+def _prometheus(data: DataDir) -> str:
+    """The program to run, which may have to be got first; "" when another is configured, or none can be had here."""
+    if settings.PROMETHEUS_IS_EXTERNAL:
+        return ""
+    folder = data.root / "prometheus"
+    try:
+        found = prometheus_server.find(settings.PROMETHEUS_BIN, folder)
+        if found is None and (reason := prometheus_server.why_not_gettable()):
+            raise reason
+    except prometheus_server.CannotGet as error:
+        data.note_prometheus(Installation(Presence.OFF, why=error.why, detail=error.detail))
+        return ""
+    return str(found or folder / "bin" / "prometheus")
+
+
+async def _settle_prometheus(supervisor: Supervisor, data: DataDir, site: Site) -> str:
+    """Note how it went as soon as that is known; return the line for the person at the terminal."""
+    if site.prometheus:
+        trouble = await supervisor.settle("prometheus")
+        if not trouble:
+            data.note_prometheus(Installation(Presence.ON, url=f"http://127.0.0.1:{site.prometheus_port}"))
+        # The step that gets it has noted why it could not.
+        elif _noted(data).state != Presence.OFF:
+            data.note_prometheus(Installation(Presence.OFF, why=WhyOff.KEEPS_ENDING, detail=trouble.rstrip(".")))
+    return _monitoring(data)
+
+
+async def _say_later(line: asyncio.Future[str]) -> None:
+    _say(f"Monitoring is {await line}")
+
+
+def _noted(data: DataDir) -> Installation:
+    return parse(data.read(str(NOTE)))
+
+
+def _monitoring(data: DataDir) -> str:
+    """Where monitoring stands, in one line."""
+    if settings.PROMETHEUS_IS_EXTERNAL:
+        return f"on: with the Prometheus of PROMETHEUS_URL, {settings.PROMETHEUS_URL}"
+    found = _noted(data)
+    if found.is_on:
+        return f"on: Prometheus runs at {found.url}; a project opens its charts with one click"
+    with translation.override("en"):
+        is_on_its_way = found.state in {Presence.STARTING, Presence.GETTING}
+        return f"{'not on yet' if is_on_its_way else 'off'}: {found.reason}"
+
+
+def _redis_trouble(redis_url: str) -> str:
+    """What a person should know when the configured Redis does not answer, "" when it does."""
+    try:
+        with redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
+            client.ping()
+    except (redis.RedisError, OSError) as error:
+        # The address without the password.
+        where = urlsplit(redis_url)
+        place = f"{where.hostname}:{where.port or 6379}" if where.hostname else where.path
+        said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        return (
+            f"DEGRADED: the server of REDIS_URL ({place}) does not answer: {said}. "
+            "Calls go on; statuses, usage and everything else in the background wait for it."
+        )
+    return ""
 
 
 def _valkey_binary() -> str:
@@ -136,25 +221,28 @@ def _environment(site: Site) -> dict[str, str]:
 
 def _block(data: DataDir, site: Site, seconds: float) -> str:
     """What a person needs next, and nothing else."""
-    lines = ["", f"ArkConsole is ready after {seconds:.0f} s.", "", f"  Console   {settings.CONSOLE_URL}"]
+    redis_trouble = _redis_trouble(site.redis_url)
+    lines = ["", f"ArkConsole is ready after {seconds:.0f} s.", ""]
+    if redis_trouble:
+        lines += [redis_trouble, ""]
+    lines.append(f"  Console     {settings.CONSOLE_URL}")
     try:
         admin = User.objects.filter(username="admin", last_login=None).first()
         # Only an administrator made by this very start has the password that was made for it.
         if not settings.ADMIN_PASSWORD and admin and admin.check_password(site.admin_password):
             lines.append(
-                f"  Login     admin / {site.admin_password}   (shown this once; later: manage.py changepassword admin)"
+                f"  Login       admin / {site.admin_password}   (shown this once; later: manage.py changepassword admin)"
             )
         else:
-            lines.append("  Login     admin   (forgotten? manage.py changepassword admin)")
+            lines.append("  Login       admin   (forgotten? manage.py changepassword admin)")
     finally:
         connection.close()
-    lines.append(f"  Gateway   {settings.GATEWAY_URL}/api/v3")
+    lines.append(f"  Gateway     {settings.GATEWAY_URL}/api/v3")
+    lines.append(f"  Monitoring  {_monitoring(data)}")
     key, endpoint = data.read("demo-key"), data.read("demo-endpoint")
-    if site.demo_port and endpoint:
-        _wait_until_called_for(endpoint)
     if site.demo_port and key:
-        lines.append(f"  Demo key  {key}")
-        if endpoint:
+        lines.append(f"  Demo key    {key}")
+        if endpoint and _can_be_called(endpoint, patience_seconds=0 if redis_trouble else DEMO_SECONDS):
             body = json.dumps({"model": endpoint, "messages": [{"role": "user", "content": "Hello"}]})
             call = f"{settings.GATEWAY_URL}/api/v3/chat/completions -H 'Authorization: Bearer {key}'"
             lines += ["", "Try it:", f"  curl {call} -H 'Content-Type: application/json' -d '{body}'"]
@@ -162,19 +250,22 @@ def _block(data: DataDir, site: Site, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _wait_until_called_for(endpoint_id: str) -> None:
+def _can_be_called(endpoint_id: str, *, patience_seconds: float) -> bool:
     """Wait while the demo endpoint is being scheduled: a line that is printed to be tried must work."""
-    deadline = time.monotonic() + DEMO_SECONDS
+    deadline = time.monotonic() + patience_seconds
     statuses = Endpoint.objects.filter(pk=endpoint_id).values_list("status", flat=True)
     try:
         if statuses.first() != Status.SCHEDULING:
-            return
-        while statuses.all().first() == Status.SCHEDULING and time.monotonic() < deadline:
+            return True
+        while statuses.all().first() == Status.SCHEDULING:
+            if time.monotonic() >= deadline:
+                return False
             time.sleep(0.1)
     finally:
         connection.close()
     # A gateway worker looks for changed routes once a second.
     time.sleep(1.1)
+    return True
 
 
 async def _watch_ticks(supervisor: Supervisor, redis_url: str) -> None:

@@ -1,29 +1,18 @@
 // The first chart of the product: wanted and seen share over time, drawn by uPlot from the page's own JSON.
+import { axisLook, clock, colours } from "../charts.js";
+
 const box = document.getElementById("switch-chart");
 const table = document.getElementById("switch-shares")?.closest("details");
 const HEIGHT = 220;
 const REFRESH_MS = 10_000;
 let plot = null;
 
-// A canvas knows neither custom properties nor light-dark(): the browser resolves them on an element.
-function colour(name) {
-  const probe = document.createElement("span");
-  probe.style.color = `var(${name})`;
-  box.append(probe);
-  const resolved = getComputedStyle(probe).color;
-  probe.remove();
-  return resolved;
-}
-
-const clock = new Intl.DateTimeFormat(document.documentElement.lang || "en", {
-  hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone: box?.dataset.zone || undefined,
-});
-const at = (seconds) => (seconds === null ? "–" : clock.format(seconds * 1000));
+const at = clock(box?.dataset.zone, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const percent = (value) => (value === null || value === undefined ? "–" : `${value} %`);
 
 function options() {
-  const grid = { stroke: colour("--ark-border"), width: 1 };
-  const axis = { stroke: colour("--ark-hint"), grid, ticks: grid, font: `11px ${getComputedStyle(box).fontFamily}` };
+  const [border, hint, seen] = colours(box, ["--ark-border", "--ark-hint", "--ark-accent-text"]);
+  const axis = axisLook(box, () => ({ border, hint }));
   return {
     width: Math.max(box.clientWidth, 240),
     height: HEIGHT,
@@ -36,11 +25,11 @@ function options() {
     series: [
       { label: box.dataset.time, value: (_plot, value) => at(value) },
       {
-        label: box.dataset.wanted, stroke: colour("--ark-hint"), width: 1.5, dash: [6, 4], points: { show: false },
+        label: box.dataset.wanted, stroke: hint, width: 1.5, dash: [6, 4], points: { show: false },
         paths: uPlot.paths.stepped({ align: 1 }), value: (_plot, value) => percent(value),
       },
       {
-        label: box.dataset.seen, stroke: colour("--ark-accent-text"), width: 2, spanGaps: true, points: { size: 4 },
+        label: box.dataset.seen, stroke: seen, width: 2, spanGaps: true, points: { size: 4 },
         value: (_plot, value) => percent(value),
       },
     ],

@@ -1,0 +1,445 @@
+"""What the page of an endpoint's monitoring shows, one group at a time: aligned series, tiles, and why there is nothing.
+
+Curves come from Prometheus, totals from the ledger: curves are for looking, the ledger is the bill. Trouble with
+Prometheus is a state of the answer and a sentence in it; tiles of the ledger are there all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Value
+from django.db.models.functions import Concat
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from catalog.models import ModelVersion
+from endpoints.models import Endpoint
+from metering import ledger
+from metering.ledger import Slice
+from monitoring import installation, numbers, prometheus, quantiles, queries, services
+from monitoring.filters import Grid, MonitoringFilters, step_for
+from monitoring.panels import Group, Line, Measure, Panel, Tile
+from monitoring.panels import Kind as PanelKind
+from monitoring.prometheus import Kind, Series, Trouble
+from monitoring.queries import Matchers, Spans
+
+MAX_LINES = 12
+"""What of one query is drawn: the largest; the rest is named in a note."""
+
+SPARKS = 24
+DECIMALS = 6
+Values = Sequence[float | None]
+
+
+def group(
+    endpoint: Endpoint, wanted: Group, filters: MonitoringFilters, *, is_coarse: bool | None = None
+) -> dict[str, Any]:
+    """The answer for one group, ready to be written as JSON; its shape is in docs/monitoring.md.
+
+    Never raises for what Prometheus does. At most five queries on the database.
+    `is_coarse`: whether steps are as of a group with bars, also where `wanted` is a part of one.
+    """
+    return _Answer(endpoint, wanted, filters, wanted.is_coarse if is_coarse is None else is_coarse).as_json()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One line of a panel, its PromQL, and what is sent for it: the same, or the buckets that quantiles share."""
+
+    panel: Panel
+    line: Line
+    promql: str
+    sent: str
+    share: float | None = None
+
+
+class _Answer:
+    """Puts one answer together. The ledger is asked only where a tile or an empty panel needs it."""
+
+    def __init__(self, endpoint: Endpoint, wanted: Group, filters: MonitoringFilters, is_coarse: bool) -> None:
+        self.endpoint, self.group, self.filters = endpoint, wanted, filters
+        scrape = settings.SCRAPE_SECONDS
+        # Bars hold whole calls: their step is at least the window of a rate.
+        coarsest = step_for(4 * scrape, scrape_seconds=scrape) if is_coarse else 0
+        self.grid = filters.grid(scrape_seconds=scrape, coarsest_of=coarsest)
+        self.matchers = Matchers.of(
+            project=endpoint.project_id, endpoint=endpoint.pk,
+            api=filters.api, model=filters.model, version=filters.version,
+        )  # fmt: skip
+        self.spans = Spans.of(step=self.grid.step, range_seconds=self.grid.span, scrape_seconds=scrape)
+        self.state, self.message = "ok", ""
+        self.last_at: float | None = None
+        self.found: dict[prometheus.Ask, list[Series]] = {}
+
+    def as_json(self) -> dict[str, Any]:
+        asked = list(self._asked())
+        self._look(asked)
+        by_panel: dict[str, list[_Asked]] = {}
+        for each in asked:
+            by_panel.setdefault(each.panel.id, []).append(each)
+        return {
+            "state": self.state,
+            "message": self.message,
+            "last_at": self.last_at,
+            "from": self.grid.start - self.grid.step,
+            "to": self.grid.end,
+            "step": self.grid.step,
+            "time": list(self.grid.times),
+            "shift": self.grid.span if self.filters.compare else 0,
+            "panels": {panel.id: self._panel(panel, by_panel.get(panel.id, [])) for panel in self.group.panels},
+            "tiles": {tile.id: self._tile(tile) for tile in self.group.tiles},
+        }
+
+    # --- asking Prometheus -------------------------------------------------------------------------------------------
+
+    def _asked(self) -> Iterator[_Asked]:
+        for panel in self.group.panels:
+            for line in panel.lines:
+                if line.query in queries.FOR_LONG_STEPS and self.grid.step <= 60:
+                    continue
+                promql = self._promql(line.query)
+                if line.query in queries.FROM_BUCKETS:
+                    buckets, share = queries.FROM_BUCKETS[line.query]
+                    yield _Asked(panel, line, promql, self._promql(buckets), share)
+                else:
+                    yield _Asked(panel, line, promql, promql)
+
+    def _promql(self, name: str) -> str:
+        return queries.promql(name, self.matchers, self.spans)
+
+    def _look(self, asked: Sequence[_Asked]) -> None:
+        """Ask everything side by side, or note why not."""
+        why = self._why_off()
+        if why:
+            self.state, self.message = "off", why
+            return
+        grids = [self.grid, self.grid.before()] if self.filters.compare else [self.grid]
+        asks = [(each.sent, grid) for each in asked for grid in grids]
+        if self.group.panels:
+            asks.append((self._calls_promql, self.grid))
+        asks += [ask for tile in self.group.tiles if tile.query for ask in self._tile_asks(tile)]
+        try:
+            self.found = prometheus.fetch(asks) if asks else {}
+        except Trouble as trouble:
+            self.state = "error" if trouble.kind in (Kind.GARBAGE, Kind.UNAUTHORIZED) else trouble.kind.value
+            self.last_at = prometheus.last_answer_at()
+            self.message = sentence(trouble, last_at=self.last_at)
+        else:
+            self._look_for_silence()
+
+    def _why_off(self) -> str:
+        found = installation.look()
+        if not found.is_on:
+            return found.reason
+        state = services.state_of(self.endpoint.project)
+        if state.is_open:
+            return ""
+        if state.is_opening:
+            return _("Monitoring is being opened for this project.")
+        return _("Monitoring is not opened for this project.")
+
+    def _look_for_silence(self) -> None:
+        """Prometheus answers, but reads no gateway worker any more: say since when."""
+        if not self.group.panels or not self.filters.is_live:
+            return
+        tail = self._calls_seen[-3:]
+        if not self._calls_seen or any(value is not None for value in tail):
+            return
+        try:
+            ask = (self._promql("workers"), self.grid)
+            workers = _values(prometheus.fetch([ask])[ask], self.grid)
+        except Trouble:
+            return
+        seen = [at for at, value in zip(self.grid.times, workers, strict=True) if value]
+        if seen and seen[-1] < self.grid.end - 2 * self.grid.step:
+            self.last_at = float(seen[-1])
+            self.message = _("No data since %(time)s: Prometheus reads none of the gateway's workers.") % {
+                "time": clock(self.last_at, self.filters.now)
+            }
+
+    @cached_property
+    def _calls_promql(self) -> str:
+        return self._promql("calls")
+
+    @cached_property
+    def _calls_seen(self) -> Values:
+        """Calls per minute as Prometheus knows them: whether it knows of any."""
+        return _values(self.found.get((self._calls_promql, self.grid), []), self.grid)
+
+    # --- panels ------------------------------------------------------------------------------------------------------
+
+    def _panel(self, panel: Panel, asked: Sequence[_Asked]) -> dict[str, Any]:
+        series: list[dict[str, Any]] = []
+        notes: list[str] = []
+        for each in asked:
+            found = self._series(each, notes)
+            if each.line.is_optional and not any(value for one in found for value in one["values"]):
+                continue
+            series += found
+        empty = self._why_empty(panel, series)
+        drawn = [one for one in series if any(value is not None for value in one["values"])]
+        current = next((_last(one["values"]) for one in drawn if not one["dash"]), None)
+        return {
+            "series": drawn,
+            "current": current,
+            "current_text": "" if current is None else numbers.with_unit(current, panel.measure, panel.unit),
+            "empty": empty,
+            "note": " ".join(notes),
+        }
+
+    def _series(self, each: _Asked, notes: list[str]) -> list[dict[str, Any]]:
+        line, found = each.line, self.found.get((each.sent, self.grid), [])
+        before = self.found.get((each.sent, self.grid.before()), []) if self.filters.compare else []
+        if not line.by:
+            series = self._one(each, found)
+            previous = self._one(each, before) if self.filters.compare else None
+            return [self._line(each, line.key, str(line.label), series, previous)]
+        if each.panel.is_zero_nothing:
+            found = [one for one in found if any(one.values)]
+        previous_by = {one.labels.get(line.by, ""): one.values for one in before}
+        ranked = sorted(found, key=lambda one: (-sum(value or 0 for value in one.values), one.labels.get(line.by, "")))
+        if len(ranked) > MAX_LINES:
+            notes.append(_("The %(drawn)d largest of %(all)d are drawn.") % {"drawn": MAX_LINES, "all": len(ranked)})
+        nothing: Values = [None] * len(self.grid.times)
+        lines = []
+        # By name, so that a line keeps its colour while sizes change.
+        for one in sorted(ranked[:MAX_LINES], key=lambda one: one.labels.get(line.by, "")):
+            key = one.labels.get(line.by, "")
+            name = key or _("none")
+            label = f"{name} ({line.label})" if line.label else name
+            previous = previous_by.get(key, nothing) if self.filters.compare else None
+            lines.append(self._line(each, f"{line.key}:{key}", label, one.values, previous))
+        return lines
+
+    def _one(self, each: _Asked, found: Sequence[Series]) -> Values:
+        if each.share is None:
+            return _values(found, self.grid)
+        return quantiles.over_time(each.share, found, len(self.grid.times))
+
+    def _line(self, each: _Asked, key: str, label: str, values: Values, previous: Values | None) -> dict[str, Any]:
+        line = each.line
+        # A bar holds whole calls; what makes it uneven is that Prometheus guesses at the edges of a new series.
+        decimals = 0 if each.panel.kind is PanelKind.BARS else DECIMALS
+        made = {
+            "key": key, "label": label, "unit": str(each.panel.unit), "values": _rounded(values, decimals),
+            "previous": None if previous is None else _rounded(previous, decimals),
+            "dash": line.is_dashed, "query": each.promql,
+        }  # fmt: skip
+        if line.total:
+            total = getattr(self._now.summary, line.total)
+            made |= {"total": total, "total_text": numbers.text(total, each.panel.measure)}
+        return made
+
+    def _why_empty(self, panel: Panel, series: Sequence[Mapping[str, Any]]) -> str:
+        """Why there is nothing to see in `panel`; "" when there is."""
+        if self.state != "ok":
+            return self.message
+        values = [value for one in series if not one["dash"] for value in one["values"]]
+        if any(values):
+            return ""
+        if not self._now.summary.calls:
+            if self.filters.is_narrowed:
+                return _("No call in this range matches the filters.")
+            return _("No calls in this range.")
+        if not any(self._calls_seen):
+            return self.message or self._why_unseen()
+        is_flat = any(value is not None for value in values)
+        return "" if is_flat and not panel.is_zero_nothing else str(panel.none)
+
+    def _why_unseen(self) -> str:
+        """The ledger has calls that Prometheus knows nothing of."""
+        calls = self._now.summary.calls
+        opened_at = self._opened_at
+        if opened_at and opened_at > self.filters.since:
+            return ngettext(
+                "Prometheus knows nothing of the %(calls)s call of this range: monitoring was opened at %(time)s.",
+                "Prometheus knows nothing of the %(calls)s calls of this range: monitoring was opened at %(time)s.",
+                calls,
+            ) % {"calls": f"{calls:,}", "time": clock(opened_at.timestamp(), self.filters.now)}
+        return ngettext(
+            "Prometheus knows nothing yet of the %(calls)s call of this range. Curves follow within a minute.",
+            "Prometheus knows nothing yet of the %(calls)s calls of this range. Curves follow within a minute.",
+            calls,
+        ) % {"calls": f"{calls:,}"}
+
+    @cached_property
+    def _opened_at(self) -> datetime | None:
+        subscription = services.state_of(self.endpoint.project).subscription
+        return subscription.opened_at if subscription else None
+
+    # --- tiles, from the ledger --------------------------------------------------------------------------------------
+
+    @cached_property
+    def _bounds(self) -> list[datetime]:
+        """The period before, then the range in steps for the sparklines; whole minutes, whole hours where steps are long."""
+        since, until = ledger.floor_minute(self.filters.since), self.filters.until
+        until = ledger.floor_minute(until) + (ledger.MINUTE if self.filters.is_live or until.second else timedelta(0))
+        unit = ledger.HOUR if until - since >= SPARKS * ledger.HOUR else ledger.MINUTE
+        step = max(-(-(until - since) // (SPARKS * unit)), 1) * unit
+        first = ledger.floor_hour(since) if unit == ledger.HOUR else since
+        inner = [first + position * step for position in range(1, SPARKS)]
+        return [since - (until - since), since, *(at for at in inner if since < at < until), until]
+
+    @cached_property
+    def _slices(self) -> list[Slice]:
+        bounds = self._bounds if self.group.tiles else [self._bounds[1], self._bounds[-1]]
+        return ledger.slices(self.endpoint.pk, bounds, api=self.filters.api, version_ids=self._version_ids)
+
+    @cached_property
+    def _version_ids(self) -> list[int] | None:
+        if not self.filters.model and not self.filters.version:
+            return None
+        found = ModelVersion.objects.annotate(known_as=Concat("model__name", Value("-"), "version"))
+        if self.filters.model:
+            found = found.filter(model__name=self.filters.model)
+        if self.filters.version:
+            found = found.filter(known_as=self.filters.version)
+        return list(found.order_by("pk").values_list("pk", flat=True))
+
+    @cached_property
+    def _now(self) -> Slice:
+        return ledger.joined(self._slices[1:] if self.group.tiles else self._slices)
+
+    def _tile(self, tile: Tile) -> dict[str, Any]:
+        if tile.query:
+            return self._asked_tile(tile)
+        before, steps = self._slices[0], self._slices[1:]
+        if tile.measure is Measure.MONEY:
+            spent = [_money(tile.id, each) for each in (self._now, before)]
+            amounts = [float(sum(_money(tile.id, each).values())) for each in steps]
+            value, previous = (_one_currency(each) for each in spent)
+            text, exact = numbers.amounts(spent[0]), numbers.exact_amounts(spent[0])
+            note = ""
+            if unpriced := self._now.cost.unpriced_tokens:
+                note = _("%(tokens)s tokens had no price.") % {"tokens": f"{unpriced:,}"}
+            return _tile_json(tile, value, previous, amounts, text=text, exact=exact, note=note)
+        value, previous, *sparks = (_figure(tile.id, each) for each in (self._now, before, *steps))
+        return _tile_json(tile, value, previous, sparks)
+
+    def _tile_asks(self, tile: Tile) -> list[prometheus.Ask]:
+        """The whole range, the one before, and a coarse curve."""
+        grid = self.grid
+        total = self._promql(tile.query)
+        coarse = self._coarse
+        spans = Spans.of(step=coarse.step, range_seconds=coarse.span, scrape_seconds=settings.SCRAPE_SECONDS)
+        curve = queries.promql(tile.query.removesuffix("_total"), self.matchers, spans)
+        return [
+            (total, Grid(grid.end, grid.end, grid.step)),
+            (total, Grid(grid.end - grid.span, grid.end - grid.span, grid.step)),
+            (curve, coarse),
+        ]
+
+    @cached_property
+    def _coarse(self) -> Grid:
+        scrape = settings.SCRAPE_SECONDS
+        step = step_for(self.grid.span / SPARKS, scrape_seconds=scrape)
+        end = self.grid.end // step * step
+        return Grid(end - (self.grid.span // step - 1) * step, end, step)
+
+    def _asked_tile(self, tile: Tile) -> dict[str, Any]:
+        now, before, curve = self._tile_asks(tile)
+        values = [_last(_values(self.found.get(ask, []), ask[1])) for ask in (now, before)]
+        made = _tile_json(tile, values[0], values[1], _values(self.found.get(curve, []), curve[1]))
+        made["query"] = now[0]
+        if values[0] is None:
+            made["note"] = self.message or _("No calls of which this is known.")
+        return made
+
+
+# --- small parts -----------------------------------------------------------------------------------------------------
+
+
+def sentence(trouble: Trouble, *, last_at: float | None = None, now: datetime | None = None) -> str:
+    """What is wrong with Prometheus, in the reader's language."""
+    since = clock(last_at, now or datetime.now(UTC)) if last_at else ""
+    detail = {"detail": trouble.detail, "time": since}
+    match trouble.kind:
+        case Kind.UNREACHABLE:
+            if since:
+                return _("No data since %(time)s: Prometheus cannot be reached.") % detail
+            return _("Prometheus cannot be reached.")
+        case Kind.SLOW:
+            return _("Prometheus did not answer in time. A shorter range asks less of it.")
+        case Kind.BUSY:
+            return _("Too many pages are waiting for Prometheus at the moment.")
+        case Kind.UNAUTHORIZED:
+            return _("Prometheus does not accept the console's name and password or token (%(detail)s).") % detail
+        case Kind.GARBAGE:
+            return _("What answers at the address of Prometheus does not speak as Prometheus does.")
+        case Kind.TOO_MUCH:
+            return _("Prometheus has more series than can be drawn (%(detail)s).") % detail
+        case Kind.ERROR:
+            return _("Prometheus refused the question: %(detail)s") % detail
+
+
+def clock(at: float, now: datetime) -> str:
+    """The time of day in the reader's zone, with the day where it is another one."""
+    local, today = (timezone.localtime(each) for each in (datetime.fromtimestamp(at, UTC), now))
+    return local.strftime("%H:%M" if local.date() == today.date() else "%Y-%m-%d %H:%M")
+
+
+def _values(found: Sequence[Series], grid: Grid) -> Values:
+    """The values of a query that answers with one series; nothing but gaps when it answered with none."""
+    return found[0].values if found else [None] * len(grid.times)
+
+
+def _rounded(values: Values, decimals: int) -> Values:
+    return [None if value is None else round(value, decimals) for value in values]
+
+
+def _last(values: Values) -> float | None:
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def _figure(name: str, one: Slice) -> int | float | None:
+    """What a tile of the ledger shows of a span."""
+    summary = one.summary
+    match name:
+        case "error_rate":
+            return round(100 * summary.errors / summary.calls, 4) if summary.calls else None
+        case "cache_hit":
+            return round(100 * summary.cached_tokens / summary.input_tokens, 4) if summary.input_tokens else None
+    figure: int = getattr(summary, name)
+    return figure
+
+
+def _money(name: str, one: Slice) -> Mapping[str, Decimal]:
+    return one.saved if name == "saved" else one.cost.amounts
+
+
+def _one_currency(spent: Mapping[str, Decimal]) -> float | None:
+    """The amount as a number, where there is but one currency."""
+    if not spent:
+        return 0.0
+    return float(next(iter(spent.values()))) if len(spent) == 1 else None
+
+
+def _tile_json(
+    tile: Tile,
+    value: int | float | None,
+    previous: int | float | None,
+    spark: Sequence[int | float | None],
+    *,
+    text: str | None = None,
+    exact: str | None = None,
+    note: str = "",
+) -> dict[str, Any]:
+    return {
+        "label": str(tile.title),
+        "value": value,
+        "text": numbers.text(value, tile.measure) if text is None else text,
+        "exact": numbers.exact(value, tile.measure) if exact is None else exact,
+        "unit": "",
+        "previous": previous,
+        "change_percent": numbers.change_percent(value, previous),
+        "spark": list(spark) if any(spark) else None,
+        "note": note,
+    }

@@ -1,0 +1,163 @@
+"""What changed while the charts ran: moves of the status, of a version switch, and edits, each with who and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from audit.models import Event
+from endpoints import forms, lifecycle, services, switching
+from endpoints.models import Endpoint, EndpointEvent, Status, SwitchEvent
+from iam.actors import SYSTEM
+from monitoring.filters import MonitoringFilters
+
+MOST = 100
+"""Marks on a chart; the latest. More of them would hide the curve that they are to explain."""
+
+MOST_MOVES = 1_000
+"""Moves of the status that the band is made of."""
+
+TONES = {Status.RUNNING: "good", Status.SCHEDULING: "warn", Status.ABNORMAL: "bad", Status.STOPPED: "off"}
+_QUIET = (SwitchEvent.Kind.HELD, SwitchEvent.Kind.NOTE)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One change. `by` is "" where nobody did it; `detail` says what exactly, or why."""
+
+    at: datetime
+    kind: str
+    title: str
+    by: str
+    detail: str
+    url: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "at": round(self.at.timestamp(), 3),
+            "kind": self.kind,
+            "title": self.title,
+            "by": self.by,
+            "detail": self.detail,
+            "url": self.url,
+        }
+
+
+def marks(endpoint: Endpoint, filters: MonitoringFilters) -> dict[str, Any]:
+    """Marks, oldest first, and the band of the status over the range of `filters`, as JSON; four queries at most."""
+    since, until = filters.since, filters.until
+    moves = list(endpoint.events.filter(at__gte=since, at__lte=until).order_by("-at", "-id")[:MOST_MOVES])
+    found = [
+        *(_moved(endpoint, event) for event in moves),
+        *_switched(endpoint, since, until),
+        *_edited(endpoint, since, until),
+    ]
+    found.sort(key=lambda mark: mark.at)
+    note = ""
+    if len(found) > MOST:
+        note = _("The latest %(shown)d of %(all)d changes are marked.") % {"shown": MOST, "all": len(found)}
+    return {
+        "marks": [mark.as_json() for mark in found[-MOST:]],
+        "band": _band(endpoint, list(reversed(moves)), since, until),
+        "note": note,
+    }
+
+
+def _name(actor_id: str, actor_name: str) -> str:
+    return "" if actor_id in ("", SYSTEM.id) else actor_name
+
+
+def _moved(endpoint: Endpoint, event: EndpointEvent) -> Mark:
+    here = _label(event.to_status)
+    title = f"{_label(event.from_status)} → {here}" if event.from_status else here
+    return Mark(
+        at=event.at, kind="status", title=title, by=_name(event.actor_id, event.actor_name),
+        detail=lifecycle.event_sentence(event), url=endpoint.get_absolute_url(),
+    )  # fmt: skip
+
+
+def _label(status: str) -> str:
+    return str(Status(status).label) if status in Status.values else status
+
+
+def _switched(endpoint: Endpoint, since: datetime, until: datetime) -> Iterable[Mark]:
+    if endpoint.is_preset:
+        return
+    events = SwitchEvent.objects.filter(switch__endpoint=endpoint, at__gte=since, at__lte=until).exclude(
+        kind__in=_QUIET
+    )
+    for event in events.order_by("-at", "-id")[: MOST + 1]:
+        what = str(event.get_kind_display())
+        if event.weight != event.from_weight:
+            what = _("%(what)s: %(before)d %% → %(after)d %%") % {
+                "what": what, "before": event.from_weight, "after": event.weight,
+            }  # fmt: skip
+        yield Mark(
+            at=event.at, kind="switch", title=_("Version switch. %(what)s") % {"what": what},
+            by=_name(event.actor_id, event.actor_name),
+            detail=" ".join(part for part in (switching.event_sentence(event), event.reason) if part),
+            url=reverse("endpoints:switch_past", args=[endpoint.pk, event.switch_id]),
+        )  # fmt: skip
+
+
+def _edited(endpoint: Endpoint, since: datetime, until: datetime) -> Iterable[Mark]:
+    events = Event.objects.filter(
+        resource=endpoint.trn, action=services.UPDATE, outcome=Event.Outcome.ALLOWED, at__gte=since, at__lte=until
+    )
+    words = forms.labels()
+    for event in events.order_by("-at")[: MOST + 1]:
+        yield Mark(
+            at=event.at, kind="edit", title=_title(event.changes), by=_name(event.actor_id, event.actor_name),
+            detail="; ".join(
+                f"{words.get(name, name)}: {forms.as_text(before) or '–'} → {forms.as_text(after) or '–'}"
+                for name, (before, after) in event.changes.items()
+            ),
+            url=endpoint.get_absolute_url(),
+        )  # fmt: skip
+
+
+def _title(changes: Mapping[str, Any]) -> str:
+    return _("Limits changed") if {"rpm", "tpm"} & set(changes) else _("Edited")
+
+
+def _band(endpoint: Endpoint, moves: Sequence[EndpointEvent], since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """The status over the range; moves oldest first. Where nothing is known of it (before it was made) there is a gap."""
+    segments: list[dict[str, Any]] = []
+    status, begun = _before(endpoint, moves, since)
+    for event in moves:
+        _lay(segments, status, begun, event.at)
+        status, begun = event.to_status, event.at
+    _lay(segments, status, begun, until)
+    return segments
+
+
+def _before(endpoint: Endpoint, moves: Sequence[EndpointEvent], since: datetime) -> tuple[str, datetime]:
+    """The status at the beginning, and the moment from which it is known."""
+    begun = max(since, endpoint.created_at)
+    if moves:
+        # More than there is room for: what is known begins with the oldest that was read.
+        return moves[0].from_status, begun if len(moves) < MOST_MOVES else moves[0].at
+    last = endpoint.events.filter(at__lt=since).order_by("-at", "-id").values_list("to_status", flat=True).first()
+    return last or endpoint.status, begun
+
+
+def _lay(segments: list[dict[str, Any]], status: str, begun: datetime, ended: datetime) -> None:
+    if status not in Status.values or ended <= begun:
+        return
+    if segments and segments[-1]["status"] == status and segments[-1]["to"] == begun.timestamp():
+        segments[-1]["to"] = ended.timestamp()
+        return
+    segments.append(
+        {
+            "from": begun.timestamp(),
+            "to": ended.timestamp(),
+            "status": status,
+            "label": _label(status),
+            "tone": TONES[Status(status)],
+        }
+    )
