@@ -15,7 +15,7 @@ class StaticFiles(StaticFilesConfig):
     ]
 
 
-class Storage(CompressedManifestStaticFilesStorage):
+class Storage(CompressedManifestStaticFilesStorage):  # type: ignore[misc]
     """Names carry a hash, also in what one module imports from another: an upgrade never mixes old files with new.
 
     Only our own modules: packages name files in their comments that are not there.
