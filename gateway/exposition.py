@@ -247,7 +247,7 @@ class _Head:
 class Exposition:
     """`GET /metrics` on a port of `host`, which others reach at `advertise`; the port of `slot`, else a free one.
 
-    With a `token` only for who bears it.
+    With a `token` only for who bears it; with an empty one for nobody.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ class Exposition:
         worker: str = "",
         host: str = "127.0.0.1",
         advertise: str = "",
-        token: str = "",
+        token: str | None = None,
         slot: Slot | None = None,
         is_near: Callable[[str], bool] = is_near,
     ) -> None:
@@ -266,7 +266,7 @@ class Exposition:
         self._metrics = metrics
         self._host = host
         self._advertise = advertise
-        self._token = token.encode()
+        self._token = None if token is None else token.encode()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Own(metrics, worker))
         ProcessCollector(registry=self._registry)
@@ -308,10 +308,11 @@ class Exposition:
             writer.close()
 
     def _may_read(self, head: _Head) -> bool:
-        if not self._token:
+        if self._token is None:
             return True
         scheme, _, token = head.field(b"authorization").partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+        is_same = hmac.compare_digest(token.strip(), self._token)
+        return is_same and bool(self._token) and scheme.lower() == b"bearer"
 
     async def _scrape(self, head: _Head, writer: asyncio.StreamWriter) -> None:
         pieces = [*await render(self._metrics), generate_latest(self._registry)]

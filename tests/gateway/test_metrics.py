@@ -382,6 +382,21 @@ def test_a_reader_who_asks_for_gzip_and_is_far_gets_it() -> None:
     assert len(packed) < len(plain) / 5
 
 
+@pytest.mark.parametrize("given", ["", "Authorization: Bearer \r\n", "Authorization: Bearer x\r\n"])
+def test_with_an_empty_token_nobody_reads_metrics(given: str) -> None:
+    async def read() -> bytes:
+        exposition = Exposition(Metrics(Clock()), token="")
+        host, _, port = (await exposition.start()).rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{given}\r\n".encode())
+        data = await reader.read()
+        writer.close()
+        await exposition.stop()
+        return data
+
+    assert asyncio.run(read()).startswith(b"HTTP/1.1 401 ")
+
+
 def test_labels_come_from_routes() -> None:
     assert labels_of(endpoint("ep-1"), version(1), "chat") == ("default", "ep-1", "chat", "m", "m-1")
     assert labels_of(endpoint("ep-1"), None, "chat") == ("default", "ep-1", "chat", "", "")
