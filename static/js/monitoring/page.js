@@ -71,15 +71,21 @@ function answered(group, answer) {
     seeSwitches();
   }
   if (!isTrouble || answer.tiles) showTiles(group.element, answer.tiles);
+  drawAll(group, answer, isTrouble, why);
+}
+
+// One panel after the other, with a breath between them: the pointer never waits for a whole group.
+async function drawAll(group, answer, isTrouble, why) {
+  const turn = (group.turn = (group.turn ?? 0) + 1);
   for (const panel of group.panels) {
     // What was drawn before the trouble stays, under the sentence that says so; filters that changed empty it.
     if (isTrouble && panel.isDrawnFor === group.question) panel.settle();
     else panel.show(answer, answer.panels?.[panel.id] ?? null, why);
     panel.isDrawnFor = isTrouble ? panel.isDrawnFor : group.question;
+    await new Promise((resolve) => setTimeout(resolve));
+    if (group.turn !== turn) return;
   }
-  root.dataset.refreshed = String(++refreshedCount);
 }
-let refreshedCount = 0;
 
 // The charts of a version switch are there where the range has one.
 function seeSwitches() {
