@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import random
 import sys
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.exposition import Exposition, compress, render
+from gateway.exposition import Exposition, packed, render
 from gateway.metrics import SETS_MAX, Metrics
 
 SIZES = (100, 1_000, SETS_MAX)
@@ -52,12 +54,16 @@ def filled(sets: int) -> Metrics:
     return metrics
 
 
+async def size(pieces: AsyncIterator[bytes]) -> int:
+    return sum([len(piece) async for piece in pieces])
+
+
 async def cpu_ms(metrics: Metrics) -> float:
     """CPU of one rendering, milliseconds."""
     times = []
     for _round in range(7):
         began = time.process_time()
-        await render(metrics)
+        await size(render(metrics))
         times.append(time.process_time() - began)
     return min(times) * 1000
 
@@ -99,6 +105,7 @@ async def waits_while_scraped_ms(metrics: Metrics, seconds: float) -> tuple[floa
 
 
 async def measure(seconds: float) -> list[str]:
+    gc.set_threshold(20_000, 20, 20)  # as `gateway.service` sets it
     alone = await waits_ms(seconds)
     lines = [
         "| label sets | series | text | gzip | render, CPU | a call waits p99 / at most, while scraped over and over |",
@@ -107,9 +114,8 @@ async def measure(seconds: float) -> list[str]:
     found: dict[int, float] = {}
     for sets in SIZES:
         metrics = filled(sets)
-        pieces = await render(metrics)
-        size, packed = sum(map(len, pieces)), len(compress(pieces))
-        text = b"".join(await render(metrics)).decode()
+        plain, small = await size(render(metrics)), await size(packed(render(metrics)))
+        text = b"".join([piece async for piece in render(metrics)]).decode()
         series = text.count("\n") - text.count("\n#") - 1
         if sets == SIZES[0]:
             parsed = sum(len(family.samples) for family in text_string_to_metric_families(text))
@@ -118,7 +124,7 @@ async def measure(seconds: float) -> list[str]:
 
         waits = await waits_while_scraped_ms(metrics, seconds)
         lines.append(
-            f"| {sets:,} | {series:,} | {size / 1e6:.1f} MB | {packed / 1e6:.2f} MB | {found[sets]:.1f} ms "
+            f"| {sets:,} | {series:,} | {plain / 1e6:.1f} MB | {small / 1e6:.2f} MB | {found[sets]:.1f} ms "
             f"| {waits[0]:.2f} / {waits[1]:.2f} ms |"
         )
     state = "met" if found[1_000] <= GOAL_MS else "**missed**"

@@ -15,7 +15,7 @@ class Config:
 
     `body_seconds` is how long a caller may take to send a body, `stall_seconds` how long to take nothing of a stream,
     `drain_seconds` how long `/readyz` says 503 before the listener closes. Metrics are bound to `metrics_host` and said to
-    be at `metrics_advertise`; with a `metrics_token` only its bearer may read them.
+    be at `metrics_advertise`; with a `metrics_token` only its bearer may read them, with an empty one nobody.
     """
 
     redis_url: str
@@ -28,5 +28,5 @@ class Config:
     workers: int = 1
     metrics_host: str = "127.0.0.1"
     metrics_advertise: str = ""
-    metrics_token: str = field(default="", repr=False)
+    metrics_token: str | None = field(default=None, repr=False)
     drain_seconds: float = 0.5

@@ -1,8 +1,8 @@
 """How Prometheus reads a worker: its accumulators as text, on a port of its own.
 
-Written by hand, since 1,000 label sets are 76,000 lines: prometheus_client needs 0.6 s for them, one `%` over a whole
-label set 20 µs (`docs/bench.md`). It runs in the event loop and gives way to calls after every `SLICE_SECONDS`: in a
-thread it would hold the interpreter for 5 ms at each of their steps. What is not hot is prometheus_client's.
+Written by hand, since 1,000 label sets are 76,000 lines: prometheus_client needs 0.6 s for them, one `%` over all lines of
+a label set makes it 17 ms (`docs/bench.md`). It runs in the event loop and gives way to calls after every `SLICE_SECONDS`:
+in a thread it would hold the interpreter for 5 ms at each of their steps. What is not hot is prometheus_client's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import ipaddress
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import accumulate
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -38,7 +39,8 @@ log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SLICE_SECONDS = 0.001
-GZIP_BYTES = 64 * 1024
+GZIP_SETS = 50
+"""Fewer label sets are not worth packing."""
 SECONDS = 10.0
 """How long a scrape may take, the reader's time included; Prometheus gives up as early."""
 _SCRAPES_MAX = 4
@@ -47,15 +49,11 @@ _SCRAPES_MAX = 4
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-# Metrics with lines for each label set. In a template `@` is where the label set goes; the rest is for `%`.
+# Templates: `@` is where the label set goes, the rest is for `%`.
 
 
 def _plain(name: str, *labels: str) -> bytes:
     return "".join(f"{name}{{@{label}}} %d\n" for label in labels or ("",)).encode()
-
-
-def _summary(name: str) -> bytes:
-    return f'{name}_count{{@,tier=""}} %d\n{name}_sum{{@,tier=""}} %d\n'.encode()
 
 
 def _histogram(name: str, label: str, bounds: tuple[float, ...]) -> bytes:
@@ -63,30 +61,21 @@ def _histogram(name: str, label: str, bounds: tuple[float, ...]) -> bytes:
     return "".join([*lines, f"{name}_count{{@,{label}}} %d\n", f"{name}_sum{{@,{label}}} %a\n"]).encode()
 
 
+_REQUESTS_NAME = "ark_api_proxy_request_total"
 _DURATION_NAME = "ark_api_proxy_request_duration_seconds"
 _PER_TOKEN_NAME = "ark_api_proxy_stream_per_token_duration_seconds"  # noqa: S105 - no secret
-FAMILIES = (
-    ("ark_api_proxy_request_total", "counter", "Calls that resolved to an endpoint, by Ark's code."),
-    ("ark_api_proxy_request_token_count", "summary", "Input tokens of calls that used any."),
-    ("ark_api_proxy_response_token_count", "summary", "Output tokens of calls that used any."),
-    ("ark_api_proxy_cached_token_count", "summary", "Input tokens that came from the prefix cache."),
-    ("ark_api_proxy_reasoning_token_count", "summary", "Output tokens of reasoning."),
-    (_DURATION_NAME, "histogram", "Duration of successful calls."),
-    (_PER_TOKEN_NAME, "histogram", "Of successful streams: time to the first token, mean time of each further one."),
-    ("ark_gateway_requests_in_flight", "gauge", "Calls being served."),
-    ("ark_gateway_cache_requests_total", "counter", "Successful calls by prefix-cache result."),
-    ("ark_gateway_limit_overrun_tokens_total", "counter", "Tokens used beyond their reservation."),
-)
-_REQUEST = b'ark_api_proxy_request_total{@,code="%b",http_status_code="%b"} %d\n'
-_TOKENS = tuple(_summary(name) for name, _kind, _help in FAMILIES[1:5])
+_IN_FLIGHT_NAME = "ark_gateway_requests_in_flight"
+_CACHE_NAME = "ark_gateway_cache_requests_total"
+_OVERRUN_NAME = "ark_gateway_limit_overrun_tokens_total"
+_REQUEST = f'{_REQUESTS_NAME}{{@,code="%b",http_status_code="%b"}} %d\n'.encode()
 _DURATION = _histogram(_DURATION_NAME, 'stream="false"', DURATION_BUCKETS)
 _STREAM_DURATION = _histogram(_DURATION_NAME, 'stream="true"', DURATION_BUCKETS)
 _PER_TOKEN = _histogram(_PER_TOKEN_NAME, 'is_first="true"', FIRST_TOKEN_BUCKETS) + _histogram(
     _PER_TOKEN_NAME, 'is_first="false"', PER_TOKEN_BUCKETS
 )
-_IN_FLIGHT = _plain("ark_gateway_requests_in_flight")
-_CACHE = _plain("ark_gateway_cache_requests_total", ',result="hit"', ',result="miss"')
-_OVERRUN = _plain("ark_gateway_limit_overrun_tokens_total")
+_IN_FLIGHT = _plain(_IN_FLIGHT_NAME)
+_CACHE = _plain(_CACHE_NAME, ',result="hit"', ',result="miss"')
+_OVERRUN = _plain(_OVERRUN_NAME)
 
 
 def escape(value: str) -> str:
@@ -105,81 +94,130 @@ def _values(histogram: Histogram) -> tuple[float, ...]:
     return *counts, counts[-1], histogram.sum
 
 
-def lines_of(labels: Labels, series: Series, now: float) -> list[bytes]:
-    """The lines of one label set for each of `FAMILIES`; from now on it counts as shown."""
-    prefix = series.prefix
-    if not prefix:
-        prefix = series.prefix = _prefix(labels)
-    is_held = not series.is_shown and now - series.born_at < HOLD_SECONDS
-    shown = _ZERO if is_held else series
-    answered = shown.answered
-    tokens = shown.input_tokens, shown.output_tokens, shown.cached_tokens, shown.reasoning_tokens
-    durations = _DURATION.replace(b"@", prefix) % _values(shown.duration[False])
-    per_token = cached = b""
-    if labels[2] == "chat":
-        # Neither streams nor a prefix cache elsewhere.
-        durations += _STREAM_DURATION.replace(b"@", prefix) % _values(shown.duration[True])
-        per_token = _PER_TOKEN.replace(b"@", prefix) % (*_values(shown.first_token), *_values(shown.per_token))
-        cached = _CACHE.replace(b"@", prefix) % (shown.cache_hits, shown.cache_misses)
-    lines = [
-        _requests(series, prefix, now, is_held=is_held),
-        *[template.replace(b"@", prefix) % (answered, sum_) for template, sum_ in zip(_TOKENS, tokens, strict=True)],
-        durations,
-        per_token,
-        _IN_FLIGHT.replace(b"@", prefix) % series.in_flight,
-        cached,
-        _OVERRUN.replace(b"@", prefix) % shown.overrun_tokens,
-    ]
-    series.is_shown = True
-    return lines
+class _Row:
+    """A label set in one scrape. `shown` is all zeros in the first that shows it, see `HOLD_SECONDS`."""
+
+    __slots__ = ("is_chat", "is_held", "now", "prefix", "series", "shown")
+
+    def __init__(self, labels: Labels, series: Series, now: float) -> None:
+        if not series.prefix:
+            series.prefix = _prefix(labels)
+        self.prefix = series.prefix
+        self.series = series
+        self.now = now
+        self.is_chat = labels[2] == "chat"
+        self.is_held = not series.is_shown and now - series.born_at < HOLD_SECONDS
+        self.shown = _ZERO if self.is_held else series
+        series.is_shown = True
 
 
-def _requests(series: Series, prefix: bytes, now: float, *, is_held: bool) -> bytes:
-    template = _REQUEST.replace(b"@", prefix)
-    born_at = series.codes_born_at
+_ZERO = Series(time.monotonic)
+_Lines = Callable[[_Row], bytes]
+
+
+def _requests(row: _Row) -> bytes:
+    template = _REQUEST.replace(b"@", row.prefix)
+    born_at = row.series.codes_born_at
     lines = b""
-    for key, count in series.requests.items():
-        is_new = is_held or (key in born_at and now - born_at[key] < HOLD_SECONDS)
+    for key, count in row.series.requests.items():
+        is_new = row.is_held or (key in born_at and row.now - born_at[key] < HOLD_SECONDS)
         lines += template % (key[0].encode(), key[1].encode(), 0 if is_new else count)
     born_at.clear()
     return lines
 
 
-_ZERO = Series(time.monotonic)
+def _durations(row: _Row) -> bytes:
+    lines = _DURATION.replace(b"@", row.prefix) % _values(row.shown.duration[False])
+    if row.is_chat:
+        lines += _STREAM_DURATION.replace(b"@", row.prefix) % _values(row.shown.duration[True])
+    return lines
 
 
-async def render(metrics: Metrics) -> list[bytes]:
-    """All label sets as text in a few pieces, with the event loop let go every `SLICE_SECONDS`."""
-    parts: list[list[bytes]] = [
-        [f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()] for name, kind, text in FAMILIES
-    ]
+def _per_token(row: _Row) -> bytes:
+    if not row.is_chat:
+        return b""
+    values = *_values(row.shown.first_token), *_values(row.shown.per_token)
+    return _PER_TOKEN.replace(b"@", row.prefix) % values
+
+
+def _in_flight(row: _Row) -> bytes:
+    return _IN_FLIGHT.replace(b"@", row.prefix) % row.series.in_flight
+
+
+def _cache(row: _Row) -> bytes:
+    if not row.is_chat:
+        return b""
+    return _CACHE.replace(b"@", row.prefix) % (row.shown.cache_hits, row.shown.cache_misses)
+
+
+def _overrun(row: _Row) -> bytes:
+    return _OVERRUN.replace(b"@", row.prefix) % row.shown.overrun_tokens
+
+
+def _tokens(kind: str, text: str, read: Callable[[Series], int]) -> tuple[str, str, str, _Lines]:
+    name = f"ark_api_proxy_{kind}_token_count"
+    template = f'{name}_count{{@,tier=""}} %d\n{name}_sum{{@,tier=""}} %d\n'.encode()
+
+    def lines(row: _Row) -> bytes:
+        return template.replace(b"@", row.prefix) % (row.shown.answered, read(row.shown))
+
+    return name, "summary", text, lines
+
+
+FAMILIES: tuple[tuple[str, str, str, _Lines], ...] = (
+    (_REQUESTS_NAME, "counter", "Calls that resolved to an endpoint, by Ark's code.", _requests),
+    _tokens("request", "Input tokens of calls that used any.", attrgetter("input_tokens")),
+    _tokens("response", "Output tokens of calls that used any.", attrgetter("output_tokens")),
+    _tokens("cached", "Input tokens that came from the prefix cache.", attrgetter("cached_tokens")),
+    _tokens("reasoning", "Output tokens of reasoning.", attrgetter("reasoning_tokens")),
+    (_DURATION_NAME, "histogram", "Duration of successful calls.", _durations),
+    (
+        _PER_TOKEN_NAME,
+        "histogram",
+        "Of successful streams: time to the first token, mean time of each further one.",
+        _per_token,
+    ),
+    (_IN_FLIGHT_NAME, "gauge", "Calls being served.", _in_flight),
+    (_CACHE_NAME, "counter", "Successful calls by prefix-cache result.", _cache),
+    (_OVERRUN_NAME, "counter", "Tokens used beyond their reservation.", _overrun),
+)
+"""Name, kind and help of each metric with lines for each label set, and what writes them."""
+
+
+async def render(metrics: Metrics) -> AsyncIterator[bytes]:
+    """All label sets as text, piece by piece, with the event loop let go every `SLICE_SECONDS`.
+
+    Metric by metric, as the format wants it: so a piece can leave before the next is made, and 2,000 label sets, which
+    are 31 MB of text, need no room for that.
+    """
     now = metrics.now()
+    rows: list[_Row] = []
     until = time.perf_counter() + SLICE_SECONDS
     for labels, series in metrics.snapshot():
-        # A label set at once, so that its figures are of one moment.
-        for part, text in zip(parts, lines_of(labels, series, now), strict=True):
-            part.append(text)
+        rows.append(_Row(labels, series, now))
         if time.perf_counter() > until:
             await asyncio.sleep(0)
             until = time.perf_counter() + SLICE_SECONDS
-    pieces: list[bytes] = []
-    for part in parts:
-        # In pieces of a hundred: a join of 6 MB is a stall of its own.
-        for start in range(0, len(part), 100):
-            pieces.append(b"".join(part[start : start + 100]))
+    part: list[bytes] = []
+    for name, kind, text, lines in FAMILIES:
+        part.append(f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode())
+        for row in rows:
+            part.append(lines(row))
             if time.perf_counter() > until:
+                yield b"".join(part)
+                part.clear()
                 await asyncio.sleep(0)
                 until = time.perf_counter() + SLICE_SECONDS
-        part.clear()
-    return pieces
+    yield b"".join(part)
 
 
-def compress(pieces: list[bytes]) -> bytes:
-    """The pieces as one gzip stream, quickly rather than tightly; zlib lets go of the interpreter meanwhile."""
+async def packed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces as one gzip stream, quickly rather than tightly; in a thread, since zlib lets go of the interpreter."""
+    loop = asyncio.get_running_loop()
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-    packed = [packer.compress(piece) for piece in pieces]
-    packed.append(packer.flush())
-    return b"".join(packed)
+    async for piece in pieces:
+        yield await loop.run_in_executor(None, packer.compress, piece)
+    yield packer.flush()
 
 
 class _Own(Collector):
@@ -247,7 +285,7 @@ class _Head:
 class Exposition:
     """`GET /metrics` on a port of `host`, which others reach at `advertise`; the port of `slot`, else a free one.
 
-    With a `token` only for who bears it.
+    With a `token` only for who bears it; with an empty one for nobody.
     """
 
     def __init__(
@@ -257,7 +295,7 @@ class Exposition:
         worker: str = "",
         host: str = "127.0.0.1",
         advertise: str = "",
-        token: str = "",
+        token: str | None = None,
         slot: Slot | None = None,
         is_near: Callable[[str], bool] = is_near,
     ) -> None:
@@ -266,7 +304,7 @@ class Exposition:
         self._metrics = metrics
         self._host = host
         self._advertise = advertise
-        self._token = token.encode()
+        self._token = None if token is None else token.encode()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Own(metrics, worker))
         ProcessCollector(registry=self._registry)
@@ -291,10 +329,10 @@ class Exposition:
             async with asyncio.timeout(SECONDS):
                 head = _Head(await reader.readuntil(b"\r\n\r\n"))
                 if head.path != b"/metrics" or head.method != b"GET":
-                    await self._answer(writer, "404 Not Found", [b"only GET /metrics\n"])
+                    await self._answer(writer, "404 Not Found", b"only GET /metrics\n")
                 elif not self._may_read(head):
                     await self._answer(
-                        writer, "401 Unauthorized", [b"needs the bearer token\n"], "WWW-Authenticate: Bearer\r\n"
+                        writer, "401 Unauthorized", b"needs the bearer token\n", "WWW-Authenticate: Bearer\r\n"
                     )
                 else:
                     async with self._scrapes:
@@ -308,27 +346,37 @@ class Exposition:
             writer.close()
 
     def _may_read(self, head: _Head) -> bool:
-        if not self._token:
+        if self._token is None:
             return True
         scheme, _, token = head.field(b"authorization").partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+        is_same = hmac.compare_digest(token.strip(), self._token)
+        return is_same and bool(self._token) and scheme.lower() == b"bearer"
 
     async def _scrape(self, head: _Head, writer: asyncio.StreamWriter) -> None:
-        pieces = [*await render(self._metrics), generate_latest(self._registry)]
-        more = ""
         peer = writer.get_extra_info("peername")
         is_far = not self._is_near(str(peer[0]) if peer else "")
-        if is_far and b"gzip" in head.field(b"accept-encoding") and sum(map(len, pieces)) > GZIP_BYTES:
-            pieces = [await asyncio.get_running_loop().run_in_executor(None, compress, pieces)]
-            more = "Content-Encoding: gzip\r\n"
-        await self._answer(writer, "200 OK", pieces, more)
+        pieces, encoding = self._pieces(), ""
+        if is_far and len(self._metrics) > GZIP_SETS and b"gzip" in head.field(b"accept-encoding"):
+            pieces, encoding = packed(pieces), "Content-Encoding: gzip\r\n"
+        # In chunks, so that the reader knows a broken answer from a whole one.
+        writer.write(_start("200 OK", f"{encoding}Transfer-Encoding: chunked\r\n"))
+        async for piece in pieces:
+            if piece:
+                writer.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+                await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        async for piece in render(self._metrics):
+            yield piece
+        yield generate_latest(self._registry)
 
     @staticmethod
-    async def _answer(writer: asyncio.StreamWriter, status: str, pieces: list[bytes], more: str = "") -> None:
-        writer.write(
-            f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {sum(map(len, pieces))}\r\n"
-            f"{more}Connection: close\r\n\r\n".encode()
-        )
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
+    async def _answer(writer: asyncio.StreamWriter, status: str, body: bytes, more: str = "") -> None:
+        writer.write(_start(status, f"{more}Content-Length: {len(body)}\r\n") + body)
+        await writer.drain()
+
+
+def _start(status: str, more: str) -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\n{more}Connection: close\r\n\r\n".encode()

@@ -181,6 +181,9 @@ class Metrics:
             )
         }
 
+    def __len__(self) -> int:
+        return len(self._series)
+
     def now(self) -> float:
         """The clock of `born_at`."""
         return self._clock()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 from collections.abc import Iterable
 
@@ -45,9 +44,13 @@ class Clock:
         return self.now
 
 
+async def pieces_of(metrics: Metrics) -> list[bytes]:
+    return [piece async for piece in render(metrics)]
+
+
 def exposed(metrics: Metrics, *, only: str = "") -> str:
     """The text; of one metric alone where there is too much for the parser."""
-    text = b"".join(asyncio.run(render(metrics))).decode()
+    text = b"".join(asyncio.run(pieces_of(metrics))).decode()
     return "".join(line for line in text.splitlines(keepends=True) if not only or only in line)
 
 
@@ -185,7 +188,7 @@ def test_series_of_healthy_endpoints_start_at_zero_both_versions_of_a_switch_inc
         while not routes.is_ready:
             await asyncio.sleep(0)
         task.cancel()
-        return b"".join(await render(Metrics(expected=lambda: expected(routes)))).decode()
+        return b"".join(await pieces_of(Metrics(expected=lambda: expected(routes)))).decode()
 
     text = asyncio.run(load())
     found = {
@@ -339,7 +342,7 @@ def test_other_tasks_have_their_turn_while_many_label_sets_are_rendered() -> Non
         metrics.series(number(count)).count("Success", 200)
 
     async def turns() -> int:
-        task = asyncio.ensure_future(render(metrics))
+        task = asyncio.ensure_future(pieces_of(metrics))
         count = 0
         while not task.done():
             count += 1
@@ -362,24 +365,41 @@ def test_who_is_near_and_how_an_address_is_written() -> None:
 
 def test_a_reader_who_asks_for_gzip_and_is_far_gets_it() -> None:
     metrics = Metrics(Clock())
-    for count in range(50):
+    for count in range(100):
         metrics.series(number(count))
 
-    async def read(encoding: str) -> bytes:
-        exposition = Exposition(metrics, is_near=lambda _peer: False)
+    async def read(encoding: str, *, near: bool) -> httpx.Response:
+        exposition = Exposition(metrics, is_near=lambda _peer: near)
+        url = f"http://{await exposition.start()}/metrics"
+        async with httpx.AsyncClient(trust_env=False, headers={"Accept-Encoding": encoding}) as client:
+            answer = await client.get(url)
+        await exposition.stop()
+        return answer
+
+    far, plain, near = (
+        asyncio.run(read(encoding, near=near))
+        for encoding, near in (("gzip", False), ("identity", False), ("gzip", True))
+    )
+    assert far.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in {*plain.headers, *near.headers}
+    assert endpoints(far.text) == endpoints(plain.text) == endpoints(near.text)
+    assert far.num_bytes_downloaded < plain.num_bytes_downloaded / 5
+    assert far.text.endswith("\n")
+
+
+@pytest.mark.parametrize("given", ["", "Authorization: Bearer \r\n", "Authorization: Bearer x\r\n"])
+def test_with_an_empty_token_nobody_reads_metrics(given: str) -> None:
+    async def read() -> bytes:
+        exposition = Exposition(Metrics(Clock()), token="")
         host, _, port = (await exposition.start()).rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {encoding}\r\n\r\n".encode())
+        writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{given}\r\n".encode())
         data = await reader.read()
         writer.close()
         await exposition.stop()
         return data
 
-    packed, plain = asyncio.run(read("gzip")), asyncio.run(read("identity"))
-    head, _, body = packed.partition(b"\r\n\r\n")
-    assert b"Content-Encoding: gzip" in head
-    assert endpoints(gzip.decompress(body).decode()) == endpoints(plain.partition(b"\r\n\r\n")[2].decode())
-    assert len(packed) < len(plain) / 5
+    assert asyncio.run(read()).startswith(b"HTTP/1.1 401 ")
 
 
 def test_labels_come_from_routes() -> None:

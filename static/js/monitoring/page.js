@@ -13,6 +13,8 @@ import { say, words } from "./words.js";
 const root = document.getElementById("monitoring");
 const form = document.getElementById("monitoring-filters");
 const TROUBLES = new Set(["off", "unreachable", "slow", "error", "too_much", "busy", "away", "refused"]);
+const PASSING = new Set(["unreachable", "slow", "busy", "away", "error"]); // looked at again soon, by itself
+const PASSING_SECONDS = 10;
 
 let filters = read();
 let shown = null; // {from, to} as the last answer has it
@@ -56,7 +58,9 @@ function answered(group, answer) {
   const isTrouble = TROUBLES.has(answer.state);
   const why = isTrouble ? trouble(answer) : answer.message;
   group.why = why;
+  group.isPassing = PASSING.has(answer.state);
   showNotes();
+  schedule();
   if (answer.from) {
     // The file holds the very points that are drawn.
     const query = toQuery({ ...filters, from: answer.from, to: answer.to }, { width: width() });
@@ -67,15 +71,21 @@ function answered(group, answer) {
     seeSwitches();
   }
   if (!isTrouble || answer.tiles) showTiles(group.element, answer.tiles);
+  drawAll(group, answer, isTrouble, why);
+}
+
+// One panel after the other, with a breath between them: the pointer never waits for a whole group.
+async function drawAll(group, answer, isTrouble, why) {
+  const turn = (group.turn = (group.turn ?? 0) + 1);
   for (const panel of group.panels) {
     // What was drawn before the trouble stays, under the sentence that says so; filters that changed empty it.
     if (isTrouble && panel.isDrawnFor === group.question) panel.settle();
     else panel.show(answer, answer.panels?.[panel.id] ?? null, why);
     panel.isDrawnFor = isTrouble ? panel.isDrawnFor : group.question;
+    await new Promise((resolve) => setTimeout(resolve));
+    if (group.turn !== turn) return;
   }
-  root.dataset.refreshed = String(++refreshedCount);
 }
-let refreshedCount = 0;
 
 // The charts of a version switch are there where the range has one.
 function seeSwitches() {
@@ -118,7 +128,7 @@ function apply(next, { isNew = true } = {}) {
 
 function load({ isQuiet }) {
   refreshedAt = Date.now();
-  for (const group of groups) group.question = toQuery(filters);
+  for (const group of groups) Object.assign(group, { question: toQuery(filters), isPassing: false });
   loader.reload(filters, { isQuiet });
   loadMarks();
   schedule();
@@ -184,8 +194,9 @@ document.getElementById("monitoring-link").addEventListener("click", (event) => 
 // --- refresh by itself --------------------------------------------------------------------------------------------------
 function schedule() {
   clearTimeout(refreshTimer);
-  const seconds = Number(filters.auto ?? form.dataset.auto ?? 0);
-  if (!seconds || document.hidden || isFixed(filters)) return;
+  const chosen = isFixed(filters) ? 0 : Number(filters.auto ?? form.dataset.auto ?? 0);
+  const seconds = groups.some((group) => group.isPassing) ? Math.min(chosen || PASSING_SECONDS, PASSING_SECONDS) : chosen;
+  if (!seconds || document.hidden) return;
   const wait = Math.max(refreshedAt + seconds * 1000 - Date.now(), 0);
   refreshTimer = setTimeout(() => (loader.isIdle ? load({ isQuiet: true }) : schedule()), Math.max(wait, 250));
 }

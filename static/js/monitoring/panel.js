@@ -32,7 +32,10 @@ export class Panel {
     this.parts.chart.addEventListener("keydown", (event) => this.#key(event));
     this.parts.chart.addEventListener("blur", () => this.#entered(false));
     new ResizeObserver(() => this.width && this.plot.resize()).observe(this.parts.chart);
-    new IntersectionObserver((entries) => (this.isSeen = entries.at(-1).isIntersecting)).observe(element);
+    new IntersectionObserver((entries) => {
+      this.isSeen = entries.at(-1).isIntersecting;
+      if (this.isSeen && this.isOutdated) this.redraw();
+    }).observe(element);
   }
 
   get width() {
@@ -83,11 +86,13 @@ export class Panel {
   }
 
   setMarks(marks) {
-    this.plot.setMarks(marks);
+    if (this.plot.setMarks(marks)) this.redraw();
   }
 
+  // What nobody sees is drawn when somebody does.
   redraw() {
-    this.plot.redraw();
+    this.isOutdated = !this.isSeen;
+    if (this.isSeen) this.plot.redraw();
   }
 
   #size() {
@@ -139,7 +144,7 @@ export class Panel {
     const { uplot } = this.plot;
     this.tooltip.show({
       at: uplot.data[0][index], rows, measure: this.measure, marks: this.plot.marksNear(left),
-      left: left + uplot.over.offsetLeft,
+      left: left + uplot.bbox.left / devicePixelRatio, width: uplot.width,
     });
   }
 

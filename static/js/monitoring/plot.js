@@ -91,9 +91,12 @@ export class Plot {
     });
   }
 
+  // Whether they are other ones than before.
   setMarks(marks) {
-    this.marks = marks;
-    this.uplot?.redraw(false);
+    const text = JSON.stringify(marks);
+    const isNew = text !== this.marksText;
+    Object.assign(this, { marks, marksText: text });
+    return isNew;
   }
 
   redraw() {

@@ -17,8 +17,9 @@ export class Tooltip {
     this.element.hidden = true;
   }
 
-  // `rows`: [{tone, label, value, before, unit}]; `marks`: those under the cursor; `left`: pixels in the box.
-  show({ at, rows, measure, marks, left }) {
+  // `rows`: [{tone, label, value, before, unit}]; `marks`: those under the cursor; `left`: pixels in the box, which is
+  // `width` wide (asked of the drawing: asking the page would have it laid out at every move).
+  show({ at, rows, measure, marks, left, width }) {
     const hasBefore = rows.some(({ before }) => before !== undefined);
     const lines = rows.flatMap(({ tone, label, value, before }) => [
       make("i", { className: `mon-swatch ${tone}` }), make("span", { text: label }), make("b", { text: exact(value, measure) }),
@@ -34,9 +35,8 @@ export class Tooltip {
     const figures = make("div", { className: `mon-tip-rows${hasBefore ? " has-before" : ""}` }, ...lines);
     this.element.replaceChildren(head, figures, ...changes);
     this.element.hidden = false;
-    const width = this.element.offsetWidth;
-    const fits = left + GAP + width <= this.box.clientWidth;
-    const place = fits ? left + GAP : Math.max(left - GAP - width, 0);
+    const own = this.element.offsetWidth;
+    const place = left + GAP + own <= width ? left + GAP : Math.max(left - GAP - own, 0);
     this.element.style.transform = `translateX(${Math.round(place)}px)`;
   }
 }
