@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
+# They read no table of ours, or read it as any database would: a second run on SQLite says nothing new.
+RUN_ONCE = {"gateway", "demo"}
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -43,6 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             item.add_marker(pytest.mark.stack)
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
+        if item.path.parent.name in RUN_ONCE:
+            item.add_marker(pytest.mark.once)
     yield
     items.sort(key=_place)
 
