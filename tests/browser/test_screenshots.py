@@ -5,10 +5,14 @@ They land in `docs/img/run/`, which git ignores; `make screenshots` takes them o
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -20,6 +24,8 @@ from tests.stack import Stack, collect_static
 pytestmark = pytest.mark.pictures
 
 PICTURES = ROOT / "docs" / "img" / "run"
+pytestmark = pytest.mark.timeout(300)
+CURVE_SECONDS = 30
 PASSWORD = "a password for the pictures alone"
 
 ENDPOINTS = """
@@ -93,28 +99,88 @@ def _chat(gateway: httpx.Client, endpoint: str, text: str, **more: object) -> ht
     )
 
 
+@contextmanager
+def calls_going_on(fresh: Stack, endpoint: str) -> Iterator[None]:
+    """Calls in waves of half a minute, most of them streamed, some of them wrong, until the block ends."""
+    key = (fresh.data_dir / "demo-key").read_text(encoding="utf-8").strip()
+    is_over = threading.Event()
+
+    def call() -> None:
+        with httpx.Client(
+            base_url=f"{fresh.gateway_url}/api/v3", headers={"Authorization": f"Bearer {key}"}, timeout=60
+        ) as gateway:
+            number = 0
+            while not is_over.wait(0.25):
+                number += 1
+                wave = 1.2 + math.sin(time.time() / 5)
+                more = {"temperature": 9} if number % 11 == 0 else {"max_tokens": int(20 + 60 * wave)}
+                _chat(
+                    gateway, endpoint, "第 12 条违约条款是否有效？" * int(1 + 12 * wave), stream=number % 3 > 0, **more
+                )
+
+    callers = [threading.Thread(target=call) for _number in range(2)]
+    for caller in callers:
+        caller.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for caller in callers:
+            caller.join()
+
+
+def open_monitoring(page: Page, endpoint: str) -> None:
+    """One click, and some seconds for Prometheus to begin."""
+    page.goto(f"/endpoints/{endpoint}/monitoring")
+    page.locator('form[action="/monitoring/open"] button').click()
+    page.locator("#monitoring").wait_for(timeout=90_000)
+
+
+def picture_charts(page: Page, endpoint: str, name: str) -> None:
+    """The last minute of the endpoint's charts."""
+    now = int(time.time())
+    page.goto(f"/endpoints/{endpoint}/monitoring?from={now - 60}&to={now}")
+    page.locator("[data-panel=tpm] canvas").wait_for(timeout=60_000)
+    shown = "#monitoring-filters" if page.viewport_size and page.viewport_size["width"] > 767 else "[data-panel=tokens]"
+    page.locator(shown).evaluate("element => scrollTo(0, element.getBoundingClientRect().top + scrollY - 56)")
+    box = page.locator("[data-panel=tokens] .u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.5, steps=2)
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=PICTURES / name)
+
+
 def test_pictures_of_the_main_pages_are_taken(fresh: Stack, chromium: Browser) -> None:
     endpoint = used(fresh)
     shutil.rmtree(PICTURES, ignore_errors=True)
     PICTURES.mkdir(parents=True)
     page = _signed_in(fresh, chromium, "zh-CN", "light")
-    wait_until(lambda: _shows_calls(page, endpoint), seconds=30, what="the calls are in the list")
-    _take(page, "/endpoints/?kind=custom", "endpoints-list.png")
-    _take(page, f"/endpoints/{endpoint}", "endpoint-overview.png")
-    _take(page, f"/endpoints/{endpoint}/calls", "endpoint-calls.png")
-    page.goto(f"/endpoints/{endpoint}/api")
-    page.locator("#try-prompt").fill("用一句话解释什么是推理接入点。")
-    page.locator("#try-prompt").press("Control+Enter")
-    page.locator("#try-result[data-state=done]").wait_for()
-    page.screenshot(path=PICTURES / "endpoint-api.png")
-    page.context.close()
-    dark = _signed_in(fresh, chromium, "en-US", "dark")
-    _take(dark, "/models/", "models-dark.png")
-    dark.context.close()
-    phone = _signed_in(fresh, chromium, "zh-CN", "light", width=390, height=844)
-    _take(phone, "/endpoints/?kind=custom", "endpoints-phone.png")
-    phone.context.close()
-    assert len(list(PICTURES.glob("*.png"))) == 6
+    open_monitoring(page, endpoint)
+    # Only what Prometheus reads from its beginning on is a curve without a jump.
+    with calls_going_on(fresh, endpoint):
+        began = time.monotonic()
+        wait_until(lambda: _shows_calls(page, endpoint), seconds=30, what="the calls are in the list")
+        _take(page, "/endpoints/?kind=custom", "endpoints-list.png")
+        _take(page, f"/endpoints/{endpoint}", "endpoint-overview.png")
+        _take(page, f"/endpoints/{endpoint}/calls", "endpoint-calls.png")
+        page.goto(f"/endpoints/{endpoint}/api")
+        page.locator("#try-prompt").fill("用一句话解释什么是推理接入点。")
+        page.locator("#try-prompt").press("Control+Enter")
+        page.locator("#try-result[data-state=done]").wait_for()
+        page.screenshot(path=PICTURES / "endpoint-api.png")
+        dark = _signed_in(fresh, chromium, "en-US", "dark")
+        _take(dark, "/models/", "models-dark.png")
+        phone = _signed_in(fresh, chromium, "zh-CN", "light", width=390, height=844)
+        _take(phone, "/endpoints/?kind=custom", "endpoints-phone.png")
+        wait_until(lambda: time.monotonic() > began + CURVE_SECONDS, seconds=60, what="the curves are long enough")
+        for each, name in ((page, "endpoint-monitoring.png"), (dark, "endpoint-monitoring-dark.png")):
+            each.set_viewport_size({"width": 1280, "height": 960})
+            picture_charts(each, endpoint, name)
+        picture_charts(phone, endpoint, "endpoint-monitoring-phone.png")
+        _take(page, "/monitoring/", "monitoring-overview.png")
+    for each in (page, dark, phone):
+        each.context.close()
+    assert len(list(PICTURES.glob("*.png"))) == 10
 
 
 def _signed_in(
