@@ -499,6 +499,7 @@ def test_closing_says_what_it_means_and_is_done(owner: Client, reader: Client) -
     dialog = text(owner, "/monitoring/close?project=default", **htmx("dialog"))
     assert "the last project" in dialog
     assert "15 days" in dialog
+    assert "Beyond 20GB on disk" in dialog
     builders.subscription(project=builders.project("elsewhere"))
     assert "1 other project has monitoring open" in text(owner, "/monitoring/close?project=default")
     assert reader.get("/monitoring/close?project=default").status_code == 403
