@@ -11,7 +11,7 @@ export function read(search = location.search) {
   if (filters.compare) filters.compare = "1";
   if (filters.from) {
     const [from, to] = [moment(filters.from), filters.to ? moment(filters.to) : Math.floor(Date.now() / 1000)];
-    if (from < to) return { ...filters, from: String(from), to: String(to) };
+    if (from !== null && to !== null && from < to) return { ...filters, from: String(from), to: String(to) };
   }
   delete filters.from;
   delete filters.to;
