@@ -139,7 +139,7 @@ export class Panel {
       return;
     }
     const rows = this.series.map((each) => ({
-      tone: tone(this.series, each), label: each.label, value: each.values[index], before: each.previous?.[index],
+      tone: tone(this.series, each), label: each.label, value: each.values[index], before: each.dash ? undefined : each.previous?.[index],
     })).filter((_row, at) => !this.plot.hidden.has(this.series[at].key));
     const { uplot } = this.plot;
     this.tooltip.show({

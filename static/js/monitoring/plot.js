@@ -17,7 +17,7 @@ function layers(kind, series) {
   return [
     ...before,
     ...bars.map((each) => ({ role: "bar", of: each })),
-    ...others.filter((each) => each.previous).map((each) => ({ role: "before", of: each })),
+    ...others.filter((each) => each.previous && !each.dash).map((each) => ({ role: "before", of: each })),
     ...others.map((each) => ({ role: each.dash ? "limit" : "line", of: each })),
   ];
 }
