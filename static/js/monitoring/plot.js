@@ -50,8 +50,8 @@ function lonely(plot, index) {
 
 export class Plot {
   // `box`: where to draw; `size()` gives {width, height}; hooks: onCursor(index | null), onZoom(from, to), onZoomOut().
-  constructor(box, { kind, measure, label, size, hooks }) {
-    Object.assign(this, { box, kind, measure, label, size, hooks });
+  constructor(box, { kind, measure, size, hooks }) {
+    Object.assign(this, { box, kind, measure, size, hooks });
     this.hidden = new Set();
     this.marks = [];
   }
