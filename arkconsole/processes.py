@@ -52,6 +52,7 @@ class Site:
     redis_url: str = ""
     prometheus: str = ""
     prometheus_port: int = 0
+    prometheus_max_size: str = config.MAX_SIZE
     is_prometheus_missing: bool = False
     admin_password: str = ""
     python: str = "python"
@@ -144,8 +145,9 @@ def _prometheus(site: Site) -> list[Process]:
     folder = site.data_dir / "prometheus"
     listen = f"127.0.0.1:{site.prometheus_port}"
     flags = config.server_flags(
-        config_file=str(site.data_dir / "run" / "prometheus.yml"), data_dir=str(folder / "data"), listen=listen
-    )
+        config_file=str(site.data_dir / "run" / "prometheus.yml"), data_dir=str(folder / "data"), listen=listen,
+        max_size=site.prometheus_max_size,
+    )  # fmt: skip
     getting = Process(
         "get-prometheus",
         (site.python, "-m", "arkconsole.prometheus_server", str(folder), str(site.data_dir / installation.NOTE)),

@@ -159,6 +159,11 @@ try:
     PROMETHEUS_URL = (
         _url("PROMETHEUS_URL", "", {"http", "https"}) if PROMETHEUS_IS_EXTERNAL else _noted_by_up("prometheus_url", "")
     )
+    # Ours, but run by somebody else than `up`: the container beside this one.
+    PROMETHEUS_INTERNAL_URL = _url("PROMETHEUS_INTERNAL_URL", "", {"http", "https", ""})
+    PROMETHEUS_MAX_SIZE: str = env.str("PROMETHEUS_MAX_SIZE", "20GB")
+    if not re.fullmatch(r"0|[1-9][0-9]*[KMGTP]?B", PROMETHEUS_MAX_SIZE):
+        raise ImproperlyConfigured(f"PROMETHEUS_MAX_SIZE={PROMETHEUS_MAX_SIZE!r}: write it like 20GB; 0 for no limit")
     PROMETHEUS_BIN: str = env.str("PROMETHEUS_BIN", "")
     PROMETHEUS_USERNAME: str = env.str("PROMETHEUS_USERNAME", "")
     PROMETHEUS_PASSWORD: str = env.str("PROMETHEUS_PASSWORD", "")

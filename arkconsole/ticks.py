@@ -31,6 +31,7 @@ TICKS = (
     Tick("catalog.probe_due", 2),
     Tick("gateway.reap", 3),
     Tick("monitoring.openings", 2),
+    Tick("monitoring.watch", 15, queue="slow"),
     Tick("metering.prune", 3600, queue="slow"),
     Tick("arkconsole.tidy", 3600, queue="slow"),
 )
@@ -47,7 +48,7 @@ ROUTES: dict[str, dict[str, str]] = {
     **{tick.name: {"queue": tick.queue} for tick in TICKS},
     "catalog.probe_server": {"queue": "slow"},
     "endpoints.warm_switch": {"queue": "slow"},
-    "monitoring.advance_opening": {"queue": "slow"},
+    "monitoring.advance_openings": {"queue": "slow"},
 }
 """Where tasks wait, also when something else than beat sends them; the others go to `ticks`."""
 

@@ -13,6 +13,8 @@ LABEL_LIMIT = 30
 LABEL_VALUE_LENGTH_LIMIT = 512
 
 RETENTION_DAYS = 15
+MAX_SIZE = "20GB"
+"""What its blocks may take on disk; beyond it the oldest go, whatever their age."""
 
 
 def scrape_job(
@@ -64,12 +66,13 @@ scrape_configs:
 {_indented(job)}"""
 
 
-def server_flags(*, config_file: str, data_dir: str, listen: str) -> tuple[str, ...]:
+def server_flags(*, config_file: str, data_dir: str, listen: str, max_size: str = MAX_SIZE) -> tuple[str, ...]:
     """The command line of that Prometheus, without the program's name. `listen` is `host:port`."""
     return (
         f"--config.file={config_file}",
         f"--storage.tsdb.path={data_dir}",
         f"--storage.tsdb.retention.time={RETENTION_DAYS}d",
+        f"--storage.tsdb.retention.size={max_size}",
         f"--web.listen-address={listen}",
         "--web.enable-lifecycle",
         "--query.timeout=20s",

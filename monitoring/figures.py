@@ -22,6 +22,7 @@ from django.utils.translation import ngettext
 
 from catalog.models import ModelVersion
 from endpoints.models import Endpoint
+from gateway.metrics import SETS_MAX
 from metering import ledger
 from metering.ledger import Slice
 from monitoring import installation, numbers, prometheus, quantiles, queries, services
@@ -35,6 +36,8 @@ MAX_LINES = 12
 """What of one query is drawn: the largest; the rest is named in a note."""
 
 SPARKS = 24
+PATIENCE_SECONDS = 120
+"""What was called so long ago stands in Prometheus, if it ever will."""
 DECIMALS = 6
 Values = Sequence[float | None]
 
@@ -77,6 +80,7 @@ class _Answer:
         self.spans = Spans.of(step=self.grid.step, range_seconds=self.grid.span, scrape_seconds=scrape)
         self.state, self.message = "ok", ""
         self.last_at: float | None = None
+        self.until = 0.0
         self.found: dict[prometheus.Ask, list[Series]] = {}
 
     def as_json(self) -> dict[str, Any]:
@@ -125,9 +129,12 @@ class _Answer:
         asks = [(each.sent, grid) for each in asked for grid in grids]
         if self.group.panels:
             asks.append((self._calls_promql, self.grid))
+            if self.filters.is_live:
+                asks.append(self._workers)
         asks += [ask for tile in self.group.tiles if tile.query for ask in self._tile_asks(tile)]
+        self.until = prometheus.deadline()
         try:
-            self.found = prometheus.fetch(asks) if asks else {}
+            self.found = prometheus.fetch(asks, until=self.until) if asks else {}
         except Trouble as trouble:
             self.state = "error" if trouble.kind in (Kind.GARBAGE, Kind.UNAUTHORIZED) else trouble.kind.value
             self.last_at = prometheus.last_answer_at()
@@ -153,17 +160,17 @@ class _Answer:
         tail = self._calls_seen[-3:]
         if not self._calls_seen or any(value is not None for value in tail):
             return
-        try:
-            ask = (self._promql("workers"), self.grid)
-            workers = _values(prometheus.fetch([ask])[ask], self.grid)
-        except Trouble:
-            return
+        workers = _values(self.found.get(self._workers, []), self.grid)
         seen = [at for at, value in zip(self.grid.times, workers, strict=True) if value]
         if seen and seen[-1] < self.grid.end - 2 * self.grid.step:
             self.last_at = float(seen[-1])
             self.message = _("No data since %(time)s: Prometheus reads none of the gateway's workers.") % {
                 "time": clock(self.last_at, self.filters.now)
             }
+
+    @cached_property
+    def _workers(self) -> prometheus.Ask:
+        return self._promql("workers"), self.grid
 
     @cached_property
     def _calls_promql(self) -> str:
@@ -186,11 +193,13 @@ class _Answer:
             series += found
         empty = self._why_empty(panel, series)
         drawn = [one for one in series if any(value is not None for value in one["values"])]
-        current = next((_last(one["values"]) for one in drawn if not one["dash"]), None)
+        lines = [one for one in drawn if not one["dash"]]
+        # Bars lie on one another: what counts is their sum. Of several lines the first stands for the panel, by its name.
+        spoken = lines if panel.kind is PanelKind.BARS else lines[:1]
         return {
             "series": drawn,
-            "current": current,
-            "current_text": "" if current is None else numbers.with_unit(current, panel.measure, panel.unit),
+            "current": _newest([one["values"] for one in spoken]),
+            "current_label": lines[0]["label"] if len(lines) > 1 and panel.kind is not PanelKind.BARS else "",
             "empty": empty,
             "note": " ".join(notes),
         }
@@ -257,18 +266,68 @@ class _Answer:
     def _why_unseen(self) -> str:
         """The ledger has calls that Prometheus knows nothing of."""
         calls = self._now.summary.calls
+        said = {"calls": f"{calls:,}", "most": f"{SETS_MAX:,}"}
         opened_at = self._opened_at
-        if opened_at and opened_at > self.filters.since:
+        before, missed = self._unseen
+        if before and not missed and opened_at:
             return ngettext(
                 "Prometheus knows nothing of the %(calls)s call of this range: monitoring was opened at %(time)s.",
                 "Prometheus knows nothing of the %(calls)s calls of this range: monitoring was opened at %(time)s.",
                 calls,
-            ) % {"calls": f"{calls:,}", "time": clock(opened_at.timestamp(), self.filters.now)}
-        return ngettext(
-            "Prometheus knows nothing yet of the %(calls)s call of this range. Curves follow within a minute.",
-            "Prometheus knows nothing yet of the %(calls)s calls of this range. Curves follow within a minute.",
-            calls,
-        ) % {"calls": f"{calls:,}"}
+            ) % {**said, "time": clock(opened_at.timestamp(), self.filters.now)}
+        if not missed:
+            return (
+                ngettext(
+                    "Prometheus knows nothing yet of the %(calls)s call of this range. Curves follow within a minute.",
+                    "Prometheus knows nothing yet of the %(calls)s calls of this range. Curves follow within a minute.",
+                    calls,
+                )
+                % said
+            )
+        if self._is_over_the_cap:
+            return (
+                ngettext(
+                    "Prometheus knows nothing of the %(calls)s call of this range by endpoint: a gateway worker counts %(most)s "
+                    "endpoints and models apart, and there were more.",
+                    "Prometheus knows nothing of the %(calls)s calls of this range by endpoint: a gateway worker counts %(most)s "
+                    "endpoints and models apart, and there were more.",
+                    calls,
+                )
+                % said
+            )
+        return (
+            ngettext(
+                "Prometheus has nothing of the %(calls)s call of this range: it did not read the gateway at that time.",
+                "Prometheus has nothing of the %(calls)s calls of this range: it did not read the gateway at that time.",
+                calls,
+            )
+            % said
+        )
+
+    @cached_property
+    def _unseen(self) -> tuple[int, int]:
+        """Calls of before monitoring was opened, and of later that should have been read by now."""
+        since, until = self._bounds[1], self._bounds[-1]
+        opened = since
+        if self._opened_at:
+            opened = min(max(ledger.floor_minute(self._opened_at) + ledger.MINUTE, since), until)
+        patience = timedelta(seconds=max(PATIENCE_SECONDS, 4 * settings.SCRAPE_SECONDS))
+        read_until = min(max(ledger.floor_minute(self.filters.now - patience), opened), until)
+        # Spans may be empty: the bounds are in order, whatever the times are.
+        spans = ledger.slices(
+            self.endpoint.pk, [since, opened, read_until], api=self.filters.api, version_ids=self._version_ids
+        )
+        before, missed = (each.summary.calls for each in spans)
+        return before, missed
+
+    @cached_property
+    def _is_over_the_cap(self) -> bool:
+        """Whether calls of the range were counted under "other"."""
+        ask = self._promql("overflowed"), Grid(self.grid.end, self.grid.end, self.grid.step)
+        try:
+            return any(_values(prometheus.fetch([ask], until=self.until)[ask], ask[1]))
+        except Trouble:
+            return False
 
     @cached_property
     def _opened_at(self) -> datetime | None:
@@ -314,7 +373,9 @@ class _Answer:
         before, steps = self._slices[0], self._slices[1:]
         if tile.measure is Measure.MONEY:
             spent = [_money(tile.id, each) for each in (self._now, before)]
-            amounts = [float(sum(_money(tile.id, each).values())) for each in steps]
+            # Amounts of several currencies have no sum.
+            is_one = len({currency for each in steps for currency in _money(tile.id, each)}) <= 1
+            amounts = [float(sum(_money(tile.id, each).values())) for each in steps] if is_one else []
             value, previous = (_one_currency(each) for each in spent)
             text, exact = numbers.amounts(spent[0]), numbers.exact_amounts(spent[0])
             note = ""
@@ -399,6 +460,16 @@ def _last(values: Values) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
+def _newest(lines: Sequence[Values]) -> float | None:
+    """The sum of the newest values; None when the last two points have none, since that is not now."""
+    for at in (-1, -2):
+        values = [line[at] for line in lines if len(line) >= -at]
+        known = [value for value in values if value is not None]
+        if known:
+            return round(sum(known), DECIMALS)
+    return None
+
+
 def _figure(name: str, one: Slice) -> int | float | None:
     """What a tile of the ledger shows of a span."""
     summary = one.summary
@@ -437,7 +508,6 @@ def _tile_json(
         "value": value,
         "text": numbers.text(value, tile.measure) if text is None else text,
         "exact": numbers.exact(value, tile.measure) if exact is None else exact,
-        "unit": "",
         "previous": previous,
         "change_percent": numbers.change_percent(value, previous),
         "spark": list(spark) if any(spark) else None,

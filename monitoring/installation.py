@@ -1,4 +1,4 @@
-"""Whether there is a Prometheus here at all, as `manage.py up` noted it; why not, where there is none.
+"""Whether there is a Prometheus here at all, as `manage.py up` noted it or settings say; why not, where there is none.
 
 Not a setting: the one that is being downloaded beside the start may be there a minute later. Whether it answers at this
 moment is another question, and `monitoring.prometheus` asks it.
@@ -130,6 +130,8 @@ def look() -> Installation:
     global _seen
     if settings.PROMETHEUS_IS_EXTERNAL:
         return Installation(Presence.ON, url=settings.PROMETHEUS_URL, is_external=True)
+    if settings.PROMETHEUS_INTERNAL_URL:
+        return Installation(Presence.ON, url=settings.PROMETHEUS_INTERNAL_URL)
     path = Path(settings.DATA_DIR) / NOTE
     try:
         facts = path.stat()

@@ -30,12 +30,6 @@ def text(value: Number | None, measure: Measure) -> str:
             return readable(round(value), language=get_language() or "en")
 
 
-def with_unit(value: Number, measure: Measure, unit: object) -> str:
-    """`text` with the unit of a panel, where the measure does not say it already."""
-    shown = text(value, measure)
-    return shown if measure in (Measure.SECONDS, Measure.PERCENT) else f"{shown} {unit}"
-
-
 def exact(value: Number | None, measure: Measure) -> str:
     """`value` to the last digit that is known."""
     if value is None:

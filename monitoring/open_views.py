@@ -161,6 +161,7 @@ def close(request: ConsoleRequest) -> HttpResponse:
         "closing": services.state_of(project),
         "others": Subscription.objects.exclude(project=project).count(),
         "retention_days": config.RETENTION_DAYS,
+        "max_size": "" if settings.PROMETHEUS_MAX_SIZE == "0" else settings.PROMETHEUS_MAX_SIZE,
         "is_external": settings.PROMETHEUS_IS_EXTERNAL,
         "next_url": next_url,
         "error": error,

@@ -87,14 +87,31 @@ class Verdict:
 
 
 def judge(
-    *, step: str, step_at: datetime, found: Found, now: datetime, scrape_seconds: int, is_external: bool
+    *,
+    asked_at: datetime,
+    step: str,
+    step_at: datetime,
+    found: Found,
+    now: datetime,
+    scrape_seconds: int,
+    is_external: bool,
 ) -> Verdict:
-    """Pure: where an opening stands, given the step it was at since `step_at` and what a look found."""
+    """Pure: where an opening stands, given the step it was at since `step_at` and what a look found.
+
+    Patience begins anew with a step further on. With one back it does only where somebody is at work on a Prometheus of
+    their own, and never beyond `longest`: what goes to and fro is given up as well.
+    """
     if found.trouble == Trouble.NONE:
         return Verdict(Subscription.State.OPEN, Subscription.Step.SAMPLES, Trouble.NONE, "", now)
+    steps = Subscription.Step.values
+    is_anew = found.step != step and (is_external or steps.index(found.step) > steps.index(step))
     # A clock that was set back must not make the wait longer.
-    since = now if found.step != step else min(step_at, now)
-    gives_up = found.trouble == Trouble.OFF or now - since > patience(found, scrape_seconds, is_external=is_external)
+    since = now if is_anew else min(step_at, now)
+    gives_up = (
+        found.trouble == Trouble.OFF
+        or now - since > patience(found, scrape_seconds, is_external=is_external)
+        or now - asked_at > longest(scrape_seconds, is_external=is_external)
+    )
     return Verdict(
         Subscription.State.FAILED if gives_up else Subscription.State.OPENING,
         found.step,
@@ -113,30 +130,66 @@ def patience(found: Found, scrape_seconds: int, *, is_external: bool) -> timedel
     return timedelta(seconds=PATIENCE_SCRAPES * scrape_seconds + PATIENCE_SECONDS)
 
 
+def longest(scrape_seconds: int, *, is_external: bool) -> timedelta:
+    """How long all steps together may wait, from the press."""
+    waits = [
+        max(patience(Found(trouble), scrape_seconds, is_external=is_external) for trouble, its in _STEP_OF.items() if its == step)
+        for step in Subscription.Step
+    ]  # fmt: skip
+    return sum(waits, timedelta(0))
+
+
 # --- looking -------------------------------------------------------------------------------------------------------------
 
 
 Ask = Callable[[str], list[Sample]]
 """An instant query. Raises `prometheus.Trouble`."""
 
+
+def once(ask: Ask) -> Ask:
+    """`ask` that asks each query once and gives the same answer, or the same trouble, to whoever asks it again."""
+    known: dict[str, list[Sample] | prometheus.Trouble] = {}
+
+    def remembered(query: str) -> list[Sample]:
+        if query not in known:
+            try:
+                known[query] = ask(query)
+            except prometheus.Trouble as trouble:
+                known[query] = trouble
+        found = known[query]
+        if isinstance(found, prometheus.Trouble):
+            raise prometheus.Trouble(found.kind, found.detail)
+        return found
+
+    return remembered
+
+
 _TROUBLES = {
     Kind.UNREACHABLE: Trouble.UNREACHABLE,
     Kind.SLOW: Trouble.SLOW,
+    Kind.BUSY: Trouble.SLOW,
     Kind.UNAUTHORIZED: Trouble.UNAUTHORIZED,
 }
 
 
 def look(*, ask: Ask, installation: Installation, asked_at: datetime) -> Found:
-    """What keeps a project that asked at `asked_at` from being open. Waits at most for three queries."""
+    """What keeps a project that asked at `asked_at` from being open. Waits at most for three queries.
+
+    Another installation may be read by the same Prometheus: only a worker that lives here, and this console, count.
+    """
     if installation.state != Presence.ON:
         return Found(Trouble(installation.state.value))
     try:
-        has_gateway, has_console = (bool(ask(query)) for query in (GATEWAY_SAMPLE, console_sample()))
+        read = {sample.labels.get("worker", "") for sample in ask(GATEWAY_SAMPLE)}
+        has_console = bool(ask(console_sample()))
+        has_gateway = bool(read) and not read.isdisjoint(worker.id for worker in targets.live_workers())
         if has_gateway and has_console:
             return Found(Trouble.NONE)
         up = {sample.labels.get("job", ""): sample.value for sample in ask(UP)}
     except prometheus.Trouble as error:
         return Found(_TROUBLES.get(error.kind, Trouble.ANSWER), error.detail[:MAX_DETAIL])
+    except redis.Error as error:
+        return Found(Trouble.REDIS_AWAY, str(error)[:MAX_DETAIL])
     if not up and (unlisted := _unlisted(asked_at)):
         return unlisted
     if not has_gateway:
@@ -144,7 +197,7 @@ def look(*, ask: Ask, installation: Installation, asked_at: datetime) -> Found:
     return Found(Trouble.CONSOLE_DOWN if up.get("ark-console") == 0 else Trouble.NO_SAMPLE)
 
 
-GATEWAY_SAMPLE = "count(ark_gateway_worker_info)"
+GATEWAY_SAMPLE = "count by (worker) (ark_gateway_worker_info)"
 UP = 'max by (job) (up{job=~"ark-gateway|ark-console"})'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +27,8 @@ from metering.ledger import Cost, Spending, Trend
 from monitoring import open_views, services
 
 PAGE_SIZE = 50
+KEEP = timedelta(seconds=30)
+"""How long sums of a whole project are good for while somebody sorts and turns pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,34 @@ class Asked:
         return self.url(sort=f"-{column}"), "ascending"
 
 
+class Memo:
+    """A project's sums for a while, so that sorting and paging among ten thousand endpoints sum them up once."""
+
+    def __init__(self, *, most: int = 8) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, datetime, datetime], tuple[datetime, Mapping[str, Spending]]] = {}
+
+    def used(self, project_id: str, span: Span, *, now: datetime, is_anew: bool) -> Mapping[str, Spending]:
+        """Each endpoint's sums; at most `KEEP` old, or with `is_anew` those of now."""
+        key = (project_id, span.since, span.until)
+        with self._lock:
+            known = self._kept.get(key)
+        # A time that lies ahead was noted before the clock went back.
+        if known and not is_anew and timedelta(0) <= now - known[0] < KEEP:
+            return known[1]
+        made = ledger.by_endpoint(project_id, since=span.since, until=span.until)
+        with self._lock:
+            self._kept.pop(key, None)
+            while len(self._kept) >= self._most:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = (now, made)
+        return made
+
+
+memo = Memo()
+
+
 @require_GET
 def overview(request: ConsoleRequest) -> HttpResponse:
     """Totals and endpoints of the current project; the table alone for htmx when it sorts or pages."""
@@ -165,9 +196,11 @@ def overview(request: ConsoleRequest) -> HttpResponse:
     by.require(services.GET, project)
     asked = Asked.of(request.GET.dict())
     span = Span.of(asked.range, now=now)
-    used = ledger.by_endpoint(project.pk, since=span.since, until=span.until)
+    is_part = request.htmx.target == "overview-list"
+    # Whoever opens the page sees what is; whoever sorts or turns pages goes on in the same figures.
+    used = memo.used(project.pk, span, now=now, is_anew=not is_part)
     context: dict[str, Any] = {"asked": asked, "span": span, **_list(asked, span, used)}
-    if request.htmx.target == "overview-list":
+    if is_part:
         return _part(render(request, "monitoring/_overview_list.html", context))
     before = ledger.of_project(project.pk, since=span.before_since, until=span.before_until)
     total = ledger.total(used.values())

@@ -9,6 +9,7 @@ Trouble         with `kind`, a word of `Kind`, and `detail`, what the other side
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -31,6 +32,7 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3 import Retry
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from common import redis
 from monitoring import installation
 from monitoring.filters import Grid
 
@@ -47,6 +49,9 @@ BREAKER_SECONDS = 5.0
 MAX_SERIES = 100
 """Series of one query. What people can tell apart on a chart is far less; ours are all aggregated."""
 
+ANSWERED_KEY = "ark:monitoring:answered"
+"""Epoch seconds at which Prometheus last answered the tick that asks it every `WATCH_SECONDS`, for all processes."""
+WATCH_SECONDS = 15
 MAX_BYTES = 16 * 1024 * 1024
 CACHED_ANSWERS = 200
 
@@ -92,10 +97,16 @@ class Sample:
 Ask = tuple[str, Grid]
 
 
-def fetch(asks: Sequence[Ask]) -> dict[Ask, list[Series]]:
+def deadline() -> float:
+    """Until when what is asked from now on may be waited for, as `fetch` takes it."""
+    return time.monotonic() + TIMEOUT_SECONDS
+
+
+def fetch(asks: Sequence[Ask], *, until: float | None = None) -> dict[Ask, list[Series]]:
     """The series of each query over its grid; side by side, each asked once, from the cache where it can be.
 
-    Raises `Trouble` after `TIMEOUT_SECONDS` at the latest, at once while the breaker is open.
+    Raises `Trouble` after `TIMEOUT_SECONDS` at the latest (at `until`, a `deadline()`, for who asks more than once), at
+    once while the breaker is open.
     """
     where = installation.look().url
     keys = {ask: _key(where, *ask) for ask in asks}
@@ -107,15 +118,22 @@ def fetch(asks: Sequence[Ask]) -> dict[Ask, list[Series]]:
     if missing:
         _breaker.check()
         with _slot():
-            found |= _side_by_side(missing, time.monotonic() + TIMEOUT_SECONDS)
+            found |= _side_by_side(missing, deadline() if until is None else until)
         for ask in missing:
             _answers.set(keys[ask], found[ask], timeout=min(max(ask[1].step / 2, 1), 30))
     return found
 
 
 def instant(query: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Sample]:
-    """The answer to `query` now; neither cached nor counted against pages. Raises `Trouble`."""
-    result = _ask(time.monotonic() + timeout_seconds, query)
+    """The answer to `query` now, not from the cache. Raises `Trouble`, at once while the breaker is open."""
+    _breaker.check()
+    with _slot():
+        try:
+            result = _ask(time.monotonic() + timeout_seconds, query)
+        except Trouble as trouble:
+            _breaker.note(trouble)
+            raise
+    _breaker.answered()
     try:
         return [
             Sample(labels=each["metric"], at=float(each["value"][0]), value=float(each["value"][1])) for each in result
@@ -125,8 +143,23 @@ def instant(query: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Sam
 
 
 def last_answer_at() -> float | None:
-    """When Prometheus last answered this process, epoch seconds; None when it never did."""
-    return _breaker.answered_at
+    """When Prometheus last answered anybody, epoch seconds, at most some `WATCH_SECONDS` too early; None: not known."""
+    own = _breaker.answered_at
+    try:
+        noted: Any = redis.client().get(ANSWERED_KEY)
+    except redis.Error:
+        noted = None
+    if noted is not None:
+        return max(float(noted), own or 0.0)
+    # Others may have heard it later than this process did.
+    return own if own is not None and time.time() - own < 2 * WATCH_SECONDS else None
+
+
+def watch() -> None:
+    """Ask whether Prometheus answers and note it for all processes; quiet when it does not, or Redis is away."""
+    with contextlib.suppress(Trouble, redis.Error):
+        instant("vector(1)")
+        redis.client().set(ANSWERED_KEY, time.time())
 
 
 def forget() -> None:
@@ -258,6 +291,9 @@ def _ask(deadline: float, query: str, grid: Grid | None = None) -> Any:
     except (requests.ReadTimeout, ReadTimeoutError):
         raise Trouble(Kind.SLOW) from None
     except requests.ConnectionError as error:
+        # So does urllib3 say it when it may not try again.
+        if isinstance(getattr(next(iter(error.args), None), "reason", None), ReadTimeoutError):
+            raise Trouble(Kind.SLOW) from None
         raise Trouble(Kind.UNREACHABLE, _said(error)) from None
     except (requests.TooManyRedirects, PrometheusApiClientException) as error:
         raise Trouble(Kind.ERROR, _said(error)) from None

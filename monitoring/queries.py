@@ -25,6 +25,7 @@ IN_FLIGHT = "ark_gateway_requests_in_flight"
 TPM_LIMIT = "ark_endpoint_tpm_limit"
 RPM_LIMIT = "ark_endpoint_rpm_limit"
 WORKER = "ark_gateway_worker_info"
+OVERFLOW = "ark_gateway_label_sets_overflow_total"
 WEIGHT = "ark_endpoint_version_weight"
 
 HIT = 'result="hit"'
@@ -184,6 +185,7 @@ TEMPLATES: dict[str, str] = {
     # --- whether Prometheus knows of calls, and reads anything at all
     "calls": _per_minute(REQUESTS),
     "workers": f"count({WORKER})",
+    "overflowed": f"sum(increase({OVERFLOW}[$R]))",
     # --- a whole project
     "project_calls": f"60 * sum by (ark_endpoint) ({_rate(REQUESTS, where='$E')})",
     "project_errors": f"60 * sum by (ark_endpoint) ({_rate(REQUESTS, ERROR, where='$E')})",

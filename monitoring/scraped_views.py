@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import threading
+import time
+from collections.abc import Callable
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
@@ -14,13 +17,36 @@ from monitoring import exposition
 from monitoring import targets as scrape_targets
 
 
+class Pace:
+    """At most one thing a second, in this process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._until = float("-inf")
+
+    def is_next(self) -> bool:
+        """Whether it is time for another; then the next is due in a second."""
+        with self._lock:
+            at = self._clock()
+            if at < self._until:
+                return False
+            self._until = at + 1
+            return True
+
+
+_refusals = Pace()
+
+
 @login_not_required
 @require_GET
 def targets(request: HttpRequest) -> HttpResponse:
     """`http_sd`: what to read. 503 when that is not known, so that Prometheus keeps the list that it has."""
     now = timezone.now()
     if not _has_token(request):
-        scrape_targets.note_asked(now=now, is_refused=True)
+        # Of somebody without any token nothing is to be learnt, and strangers shall not write as fast as they ask.
+        if request.headers.get("Authorization") and _refusals.is_next():
+            scrape_targets.note_asked(now=now, is_refused=True)
         return _refused()
     try:
         found = scrape_targets.targets(console=request.get_host(), scheme=str(request.scheme))

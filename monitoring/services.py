@@ -133,7 +133,7 @@ def advance(
     found = look(subscription.asked_at)
     at = now()
     verdict = opening.judge(
-        step=subscription.step, step_at=subscription.step_at, found=found, now=at,
+        asked_at=subscription.asked_at, step=subscription.step, step_at=subscription.step_at, found=found, now=at,
         scrape_seconds=settings.SCRAPE_SECONDS, is_external=installation.is_external,
     )  # fmt: skip
     values: dict[str, Any] = {

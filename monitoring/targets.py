@@ -21,7 +21,7 @@ from monitoring.models import Subscription
 SERVED_KEY = "ark:monitoring:served"
 """Epoch seconds of the last time that somebody with the token was given a list that is not empty."""
 REFUSED_KEY = "ark:monitoring:refused"
-"""Epoch seconds of the last time that somebody asked for the list with a wrong token, or none."""
+"""Epoch seconds of the last time that somebody asked for the list with a wrong token."""
 NOTE_SECONDS = 3600
 
 
@@ -68,12 +68,12 @@ def _by_address(workers: Iterable[WorkerInfo]) -> list[WorkerInfo]:
 
 
 def targets(*, console: str, scheme: str) -> list[dict[str, Any]]:
-    """The list in the form of `http_sd`; [] while no project asked for monitoring.
+    """The list in the form of `http_sd`; [] while no project has monitoring open, or is opening it.
 
     `console` is the `host:port` under which Prometheus itself asked, which is right behind proxies and in containers.
     Raises `Unknown` when Redis is away or no worker says that it lives.
     """
-    if not Subscription.objects.exists():
+    if not Subscription.objects.exclude(state=Subscription.State.FAILED).exists():
         return []
     try:
         workers = live_workers()

@@ -6,22 +6,32 @@ from celery import shared_task
 from django.utils import timezone
 
 from monitoring import installation, opening, prometheus, services
+from monitoring.models import Subscription
 
 
 @shared_task(name="monitoring.openings")
 def openings() -> None:
-    """Fan out the openings that are to be looked at (every 2 s)."""
-    for project_id in services.claim_due(now=timezone.now()):
-        advance_opening.delay(project_id)
+    """Have the openings looked at that are due (every 2 s)."""
+    if project_ids := services.claim_due(now=timezone.now()):
+        advance_openings.delay(project_ids)
 
 
-@shared_task(name="monitoring.advance_opening", expires=30)
-def advance_opening(project_id: str) -> None:
-    """Look at one project's opening."""
+@shared_task(name="monitoring.advance_openings", expires=30)
+def advance_openings(project_ids: list[str]) -> None:
+    """Look at projects' openings. Prometheus is asked once for all of them: a slow one costs one wait."""
     here = installation.look()
-    services.advance(
-        project_id=project_id,
-        look=lambda asked_at: opening.look(ask=prometheus.instant, installation=here, asked_at=asked_at),
-        installation=here,
-        now=timezone.now,
-    )
+    ask = opening.once(prometheus.instant)
+    for project_id in project_ids:
+        services.advance(
+            project_id=project_id,
+            look=lambda asked_at: opening.look(ask=ask, installation=here, asked_at=asked_at),
+            installation=here,
+            now=timezone.now,
+        )
+
+
+@shared_task(name="monitoring.watch")
+def watch() -> None:
+    """Note that Prometheus answers, while anybody has charts of it (every 15 s)."""
+    if installation.look().is_on and Subscription.objects.filter(state=Subscription.State.OPEN).exists():
+        prometheus.watch()

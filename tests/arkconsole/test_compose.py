@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from arkconsole.processes import Site, process_table
-from monitoring import config
+from monitoring import config, installation
 from tests.arkconsole.test_configuration import documented_variables
 from tests.servers import ROOT
 
@@ -62,13 +62,25 @@ def test_a_container_waits_for_what_its_process_needs() -> None:
 def test_the_prometheus_beside_them_has_the_flags_of_our_own_and_reads_what_prepare_writes() -> None:
     service = COMPOSE["services"]["prometheus"]
     assert tuple(service["command"]) == config.server_flags(
-        config_file="/data/run/prometheus.yml", data_dir="/data/prometheus/data", listen="0.0.0.0:9090"
-    )
+        config_file="/data/run/prometheus.yml", data_dir="/data/prometheus/data", listen="0.0.0.0:9090",
+        max_size="${PROMETHEUS_MAX_SIZE:-20GB}",
+    )  # fmt: skip
     assert service["volumes"] == OURS["prepare"]["volumes"]
     assert "ports" not in service, "it knows no password: only the other containers reach it"
     # The token's file is its owner's alone.
     assert f"--uid {service['user']} " in (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert OURS["console"]["environment"]["PROMETHEUS_URL"].endswith("http://prometheus:9090}")
+
+
+def test_the_prometheus_beside_them_is_ours_and_only_a_url_of_the_operator_makes_it_another(
+    settings: Any,
+) -> None:
+    told = OURS["console"]["environment"]
+    assert told["PROMETHEUS_URL"] == "${PROMETHEUS_URL:-}"
+    settings.PROMETHEUS_IS_EXTERNAL, settings.PROMETHEUS_INTERNAL_URL = False, told["PROMETHEUS_INTERNAL_URL"]
+    seen = installation.look()
+    assert (seen.is_on, seen.url, seen.is_external) == (True, "http://prometheus:9090", False)
+    for name in ("METRICS_TOKEN", "GATEWAY_METRICS_ADVERTISE"):
+        assert told[name] == f"${{{name}:-}}"
 
 
 def test_the_image_carries_every_room_and_runs_as_nobody_special() -> None:

@@ -67,6 +67,7 @@ def test_the_search_for_variables_finds_what_we_know_of(name: str) -> None:
         ({"TRUSTED_PROXIES": "10.0.0.0/8, nonsense"}, "TRUSTED_PROXIES: ' nonsense' is neither"),
         ({"METRICS_TOKEN": "short"}, "METRICS_TOKEN: must be 16 or more letters"),
         ({"PROMETHEUS_URL": "http://me:secret@host"}, "name PROMETHEUS_USERNAME and PROMETHEUS_PASSWORD apart"),
+        ({"PROMETHEUS_MAX_SIZE": "much"}, "PROMETHEUS_MAX_SIZE='much': write it like 20GB"),
         ({"PROMETHEUS_HEADERS": "team"}, "PROMETHEUS_HEADERS: write it like X-Scope-OrgID=team"),
     ],
 )

@@ -280,6 +280,11 @@ def test_filters_change_what_is_asked_and_drawn_and_an_own_range_is_checked(open
     page.locator("[name=version]").select_option(made.versions["called"])
     expect(page.locator("[data-tile=calls] [data-part=value]")).to_have_text(str(CALLS + STREAMED + REFUSED))
 
+    # What an address says that makes no sense is the usual in the form, too.
+    page.goto(path_of(made, "range=2h&auto=7&from=x&compare=on"))
+    expect(page.locator("[name=range]")).to_have_value("1h")
+    expect(page).to_have_url(re.compile(r"monitoring\?compare=1$"))
+
     # What matches nothing says so, in tiles and charts.
     page.goto(path_of(made, "range=15m&api=embeddings"))
     expect(page.locator("[data-tile=calls] [data-part=value]")).to_have_text("0")

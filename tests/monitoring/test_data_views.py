@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
-from django.utils import timezone
+from django.utils import timezone, translation
 from pytest_django import Settings
 
 from audit.models import Event
@@ -21,6 +21,12 @@ from tests.monitoring.conftest import Known, ledger_row
 from tests.servers import HeldPort, PrometheusServer
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _in_english() -> Iterator[None]:
+    with translation.override("en"):
+        yield
 
 
 @pytest.fixture
@@ -136,6 +142,7 @@ def test_the_grafana_dashboard_has_every_panel_with_its_own_queries(client: Clie
     assert answer.headers["Content-Disposition"] == 'attachment; filename="arkconsole-grafana.json"'
     made = json.loads(answer.content)
     shown = {panel["title"]: panel for panel in made["panels"]}
+    translation.activate("en")  # the request has ended its own; the fixture ends this one
     for panel in panels.panels(panels.groups_for("thinking", has_switch=True)):
         targets = shown[str(panel.title)]["targets"]
         asked = [line.query for line in panel.lines if line.query not in queries.FOR_LONG_STEPS]

@@ -284,12 +284,69 @@ def test_calls_that_prometheus_was_not_there_for(ask: Ask, endpoint: Endpoint, k
     unseen = other(endpoint, 2)
     at = datetime.fromtimestamp(known.start + 1800, UTC)
     ledger_row(unseen, at, calls=3, succeeded=3)
-    assert "nothing yet of the 3 calls" in ask("tokens", endpoint=unseen)["panels"]["tokens"]["empty"]
+
+    def why(query: str = "", later: int = 0) -> str:
+        return str(ask("tokens", query, endpoint=unseen, later=later)["panels"]["tokens"]["empty"])
+
+    not_read = "nothing of the 3 calls of this range: it did not read the gateway at that time."
+    assert not_read in why()  # half an hour old: no curve follows
+    assert not_read in why(f"to={known.start + 2400}", later=86_400)  # least of all when that was yesterday
     Subscription.objects.update(opened_at=at)
-    assert (
-        "the 3 calls of this range: monitoring was opened at"
-        in ask("tokens", endpoint=unseen)["panels"]["tokens"]["empty"]
+    assert "the 3 calls of this range: monitoring was opened at" in why()
+    ledger_row(unseen, at + timedelta(minutes=3), price_id=1, calls=1, succeeded=1)
+    assert "nothing of the 4 calls of this range: it did not read" in why()
+
+
+def test_calls_of_just_now_are_promised(ask: Ask, endpoint: Endpoint, known: Known) -> None:
+    unseen = other(endpoint, 5)
+    ledger_row(unseen, datetime.fromtimestamp(known.end - 60, UTC), calls=3, succeeded=3)
+    assert "nothing yet of the 3 calls" in ask("tokens", endpoint=unseen)["panels"]["tokens"]["empty"]
+
+
+def test_calls_beyond_what_a_worker_counts_apart_are_told(
+    ask: Ask, endpoint: Endpoint, known: Known, asked: PrometheusServer
+) -> None:
+    unseen = other(endpoint, 6)
+    start = known.start - 9 * 3600
+    Subscription.objects.update(opened_at=datetime.fromtimestamp(start - 3600, UTC))
+    times = range(start, start + 1800, SCRAPE)
+    asked.write(
+        {'ark_gateway_label_sets_overflow_total{instance="1"}': [(at, max(at - start - 600, 0)) for at in times]}
     )
+    ledger_row(unseen, datetime.fromtimestamp(start + 900, UTC), calls=3, succeeded=3)
+    answer = ask("tokens", f"from={start}&to={start + 1800}", endpoint=unseen, later=-7 * 3600)
+    assert "a gateway worker counts 2,000 endpoints and models apart" in answer["panels"]["tokens"]["empty"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "newest"),
+    [
+        ([], None),
+        ([[1.0, 2.0, None]], 2.0),
+        ([[1.0, None, None]], None),
+        ([[None, 1.0, 2.0], [None, 4.0, None], [None, None, 5.0]], 7.0),
+        ([[3.0]], 3.0),
+    ],
+)
+def test_what_is_current_is_the_newest_and_not_what_was_once(lines: list[Any], newest: float | None) -> None:
+    assert figures._newest(lines) == newest
+
+
+def test_the_current_value_says_whose_it_is(ask: Ask) -> None:
+    panels_ = ask("performance")["panels"] | ask("errors")["panels"]
+    assert panels_["ttft"]["current_label"] == "P50"
+    assert panels_["output_speed"]["current_label"] == ""
+    assert panels_["limited"]["current_label"] == ""
+    limited = panels_["limited"]
+    assert limited["current"] == sum(one["values"][-1] for one in limited["series"])
+
+
+def test_money_of_several_currencies_has_no_curve(ask: Ask, endpoint: Endpoint, known: Known) -> None:
+    assert ask("summary")["tiles"]["cost"]["spark"]
+    dollars = builders.price_tier(version=builders.model_version(), currency="USD")
+    ledger_row(endpoint, datetime.fromtimestamp(known.start + 600, UTC), price_id=dollars.pk, version_id=dollars.version_id,
+               calls=1, succeeded=1, input_tokens=1_000_000)  # fmt: skip
+    assert ask("summary")["tiles"]["cost"]["spark"] is None
 
 
 def test_what_these_calls_had_none_of(ask: Ask, known: Known) -> None:

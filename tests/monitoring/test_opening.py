@@ -47,8 +47,10 @@ def _english() -> Iterator[None]:
 # --- the judgement ---------------------------------------------------------------------------------------------------
 
 
-def judged(trouble: Trouble, *, step: Step = Step.PROMETHEUS, waited: float = 0, **values: Any) -> tuple[Any, ...]:
-    values = {"scrape_seconds": 15, "is_external": False, **values}
+def judged(
+    trouble: Trouble, *, step: Step = Step.PROMETHEUS, waited: float = 0, asked: float = 100, **values: Any
+) -> tuple[Any, ...]:
+    values = {"scrape_seconds": 15, "is_external": False, "asked_at": NOW - asked * SECOND, **values}
     verdict = opening.judge(
         step=step, step_at=NOW - waited * SECOND, found=Found(trouble), now=NOW, **values
     )  # fmt: skip
@@ -65,9 +67,10 @@ def judged(trouble: Trouble, *, step: Step = Step.PROMETHEUS, waited: float = 0,
         (Trouble.UNREACHABLE, Step.PROMETHEUS, 91, State.FAILED, Step.PROMETHEUS, 91),
         (Trouble.GETTING, Step.PROMETHEUS, 91, State.OPENING, Step.PROMETHEUS, 91),
         (Trouble.GETTING, Step.PROMETHEUS, 601, State.FAILED, Step.PROMETHEUS, 601),
-        # A step's patience begins with the step, also when it is one back.
+        # A step's patience begins with the step, but not with one back.
         (Trouble.NOT_ASKED, Step.PROMETHEUS, 91, State.OPENING, Step.TARGETS, 0),
-        (Trouble.UNREACHABLE, Step.SAMPLES, 91, State.OPENING, Step.PROMETHEUS, 0),
+        (Trouble.UNREACHABLE, Step.SAMPLES, 80, State.OPENING, Step.PROMETHEUS, 80),
+        (Trouble.UNREACHABLE, Step.SAMPLES, 91, State.FAILED, Step.PROMETHEUS, 91),
         (Trouble.NO_SAMPLE, Step.SAMPLES, 90, State.OPENING, Step.SAMPLES, 90),
         (Trouble.NO_SAMPLE, Step.SAMPLES, 91, State.FAILED, Step.SAMPLES, 91),
         # A clock that was set back does not make people wait longer.
@@ -84,6 +87,24 @@ def test_an_operator_gets_time_to_configure_their_own_prometheus() -> None:
     assert judged(Trouble.NOT_ASKED, step=Step.TARGETS, waited=1799, is_external=True)[0] == State.OPENING
     assert judged(Trouble.NO_SAMPLE, step=Step.SAMPLES, waited=1801, is_external=True)[0] == State.FAILED
     assert judged(Trouble.UNREACHABLE, waited=91, is_external=True)[0] == State.FAILED
+    # One that does not answer for a moment costs nobody their half hour.
+    assert judged(Trouble.UNREACHABLE, step=Step.SAMPLES, waited=600, is_external=True)[0] == State.OPENING
+
+
+@pytest.mark.parametrize("is_external", [False, True])
+def test_what_goes_to_and_fro_is_given_up_as_well(is_external: bool) -> None:
+    step, step_at, at = Step.PROMETHEUS, NOW, NOW
+    for turn in range(10_000):
+        at += SECOND
+        verdict = opening.judge(
+            asked_at=NOW, step=step, step_at=step_at, found=Found((Trouble.NOT_ASKED, Trouble.UNREACHABLE)[turn % 2]),
+            now=at, scrape_seconds=15, is_external=is_external,
+        )  # fmt: skip
+        if verdict.state == State.FAILED:
+            break
+        step, step_at = verdict.step, verdict.step_at
+    waited = (at - NOW).total_seconds()
+    assert waited == (1 + 600 + 2 * 1800 if is_external else 1 + 600 + 2 * 90)
 
 
 def test_each_trouble_belongs_to_a_step_and_is_said_in_a_sentence() -> None:
@@ -114,7 +135,10 @@ def asks(*present: str, up: dict[str, float] | None = None) -> Callable[[str], l
         if query == opening.UP:
             return [Sample({"job": job}, 0.0, value) for job, value in (up or {}).items()]
         name = "gateway" if "gateway" in query else "console"
-        return [Sample({}, 0.0, 1.0)] if name in present else []
+        found = [Sample({"worker": "w1"}, 0.0, 1.0)] if name in present else []
+        if name == "gateway" and "another's" in present:
+            found.append(Sample({"worker": "of another installation"}, 0.0, 1.0))
+        return found
 
     return ask
 
@@ -165,6 +189,26 @@ def test_the_list_is_waited_for_and_then_the_figures(fresh_redis: redis.Redis) -
     assert seen(asks("gateway", "console")) == Trouble.NONE
 
 
+def test_the_figures_of_another_installation_do_not_open_ours(fresh_redis: redis.Redis) -> None:
+    worker()
+    targets.note_asked(now=NOW + SECOND)
+    assert seen(asks("another's", "console")) == Trouble.NO_SAMPLE
+    assert seen(asks("another's", "gateway", "console")) == Trouble.NONE
+
+
+def test_prometheus_is_asked_once_for_all_openings() -> None:
+    asked: list[str] = []
+
+    def slow(query: str) -> list[Sample]:
+        asked.append(query)
+        raise prometheus.Trouble(Kind.SLOW, "what it said")
+
+    ask = opening.once(slow)
+    found = [opening.look(ask=ask, installation=HERE, asked_at=NOW) for _project in range(20)]
+    assert found == [Found(Trouble.SLOW, "what it said")] * 20
+    assert len(asked) == 1
+
+
 def test_who_reads_by_a_configuration_of_their_own_needs_no_list_of_ours(fresh_redis: redis.Redis) -> None:
     assert seen(asks(up={"ark-gateway": 1})) == Trouble.NO_SAMPLE
 
@@ -172,6 +216,7 @@ def test_who_reads_by_a_configuration_of_their_own_needs_no_list_of_ours(fresh_r
 def test_redis_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(house_redis, "client", lambda: redis.Redis(port=1))
     assert seen(asks()) == Trouble.REDIS_AWAY
+    assert seen(asks("gateway", "console")) == Trouble.REDIS_AWAY
 
 
 # --- what people do --------------------------------------------------------------------------------------------------
@@ -322,7 +367,7 @@ def test_what_people_do_during_a_look_wins(meanwhile: str) -> None:
 def test_the_task_says_that_there_is_no_prometheus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "look", lambda: Installation(Presence.OFF, why=WhyOff.NOT_RUN))
     press()
-    tasks.advance_opening("default")
+    tasks.advance_openings(["default"])
     row = Subscription.objects.get()
     assert (row.state, row.trouble) == (State.FAILED, "off")
 
@@ -499,6 +544,7 @@ def test_closing_says_what_it_means_and_is_done(owner: Client, reader: Client) -
     dialog = text(owner, "/monitoring/close?project=default", **htmx("dialog"))
     assert "the last project" in dialog
     assert "15 days" in dialog
+    assert "Beyond 20GB on disk" in dialog
     builders.subscription(project=builders.project("elsewhere"))
     assert "1 other project has monitoring open" in text(owner, "/monitoring/close?project=default")
     assert reader.get("/monitoring/close?project=default").status_code == 403

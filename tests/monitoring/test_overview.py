@@ -21,7 +21,7 @@ from metering import ledger
 from metering.ledger import Cost, Spending, Summary
 from metering.models import UsageHour, UsageMinute
 from monitoring import overview_views
-from monitoring.overview_views import RANGES, Asked, Span
+from monitoring.overview_views import KEEP, RANGES, Asked, Memo, Span
 from monitoring.templatetags.monitoring_figures import change
 from tests import builders
 from tests.endpoints.pages.clients import htmx, signed_in
@@ -34,6 +34,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 @pytest.fixture(autouse=True)
 def _english(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "watch", health.Watch(remember_seconds=1e9))
+    monkeypatch.setattr(overview_views, "memo", Memo())
     with translation.override("en"):
         yield
 
@@ -112,6 +113,30 @@ def test_a_press_on_a_head_sorts_and_a_second_one_turns_it_round() -> None:
 )
 def test_a_change_is_said_with_its_sign(percent: float, said: str) -> None:
     assert change(percent) == said
+
+
+def test_sums_are_made_once_for_sorting_and_paging_and_again_after_a_while() -> None:
+    memo, now = Memo(), timezone.now()
+    span = Span.of(RANGES[0], now=now)
+
+    def known(at: datetime, chosen: Span = span, *, is_anew: bool = False) -> set[str]:
+        return set(memo.used("default", chosen, now=at, is_anew=is_anew))
+
+    use("one", now, calls=1, succeeded=1)
+    assert known(now) == {"one"}
+    use("other", now, calls=1, succeeded=1)
+    with CaptureQueriesContext(connection) as queries:
+        assert known(now + KEEP / 2) == {"one"}
+    assert len(queries) == 0
+    assert known(now, Span.of(RANGES[1], now=now)) == {"one", "other"}
+    assert known(now + KEEP) == {"one", "other"}
+    use("third", now, calls=1, succeeded=1)
+    assert known(now + KEEP - DAY) == {"one", "other", "third"}  # the clock went back
+    use("fourth", now, calls=1, succeeded=1)
+    assert len(known(now + KEEP - DAY, is_anew=True)) == 4
+    for number in range(20):
+        memo.used(f"project-{number}", span, now=now, is_anew=False)
+    assert len(memo._kept) == 8
 
 
 # --- the figures -----------------------------------------------------------------------------------------------------

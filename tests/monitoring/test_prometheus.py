@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import redis
 from pytest_django import Settings
 
 from monitoring import prometheus
@@ -130,12 +131,39 @@ def test_nobody_listens(settings: Settings) -> None:
         assert trouble().kind == Kind.UNREACHABLE
 
 
+def test_who_has_not_looked_for_hours_knows_when_it_last_answered(
+    at: Callable[[Answer], Stub], fresh_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prometheus._breaker, "answered_at", time.time() - 3 * 3600)
+    assert prometheus.last_answer_at() is None  # others may know better, and none has said so
+    at(reply(b'{"status":"success","data":{"resultType":"vector","result":[]}}'))
+    began = time.time()
+    prometheus.watch()
+    prometheus.forget()
+    assert (prometheus.last_answer_at() or 0) >= began
+    noted = prometheus.last_answer_at()
+    at(hang_up)
+    prometheus.watch()
+    assert prometheus.last_answer_at() == noted
+
+
+def test_a_slow_one_makes_instant_queries_wait_once_as_well(at: Callable[[Answer], Stub]) -> None:
+    released = threading.Event()
+    stub = at(lambda handler: released.wait(20) and None)
+    for query in "abc":
+        with pytest.raises(Trouble) as caught:
+            prometheus.instant(query, timeout_seconds=0.5)
+        assert caught.value.kind == Kind.SLOW
+    assert len(stub.asked) == 1
+    released.set()
+
+
 def test_no_answer_costs_the_timeout_once_and_then_nothing_for_a_while(at: Callable[[Answer], Stub]) -> None:
     released = threading.Event()
     stub = at(lambda handler: released.wait(20) and None)
     with within(2):
         assert trouble("a").kind == Kind.SLOW
-    with within(0.1):
+    with within(2):
         assert [trouble(query).kind for query in "bcdefgh"] == [Kind.SLOW] * 7
     assert len(stub.asked) == 1
     released.set()
@@ -197,9 +225,10 @@ def json_error(kind: str, text: str) -> bytes:
     ],
 )  # fmt: skip
 def test_whatever_else_is_said_has_a_word(
-    at: Callable[[Answer], Stub], answer: Answer, kind: Kind, detail: str
+    at: Callable[[Answer], Stub], monkeypatch: pytest.MonkeyPatch, answer: Answer, kind: Kind, detail: str
 ) -> None:
     at(answer)
+    monkeypatch.setattr(prometheus, "TIMEOUT_SECONDS", 20.0)
     found = trouble()
     assert found.kind == kind
     assert detail in found.detail

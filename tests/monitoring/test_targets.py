@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from common import redis as house_redis
 from gateway.workers import LIFETIME_MS, WORKER_PREFIX, WORKERS_KEY, WorkerInfo
-from monitoring import targets
+from monitoring import scraped_views, targets
 from tests import builders
 from tests.builders import NOW
 
@@ -48,6 +48,27 @@ def test_nothing_is_to_be_read_before_somebody_opened_monitoring(client: Client)
     worker("w1", "127.0.0.1:9101")
     assert asked(client) == []
     assert targets.sightings() == targets.Sightings()
+
+
+def test_what_could_not_be_opened_is_not_read(client: Client) -> None:
+    worker("w1", "127.0.0.1:9101")
+    builders.subscription(state="failed", opened_at=None)
+    assert asked(client) == []
+
+
+def test_strangers_write_nothing_and_a_wrong_token_once_a_second(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = [0.0]
+    monkeypatch.setattr(scraped_views, "_refusals", scraped_views.Pace(clock=lambda: at[0]))
+    assert client.get(URL).status_code == 401
+    assert targets.sightings().refused_at is None
+    seen = []
+    for moment in (0.0, 0.9, 1.0):
+        at[0] = moment
+        assert client.get(URL, headers={"Authorization": "Bearer wrong"}).status_code == 401
+        seen.append(targets.sightings().refused_at)
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_the_workers_of_all_hosts_and_the_console_itself_are_told(client: Client) -> None:

@@ -61,9 +61,12 @@ class Worker:
     def scrape(self, at: float) -> None:
         """What a scrape at `at` (epoch seconds) reads."""
         self.now = at
-        for line in b"".join(asyncio.run(render(self._metrics))).decode().splitlines():
+        for line in asyncio.run(self._text()).decode().splitlines():
             if line.startswith("ark_") and "{" in line:
                 selector, _space, value = line.rpartition(" ")
                 self.samples[f'{selector.removesuffix("}")},job="ark-gateway",instance="{self.instance}"}}'].append(
                     (at, float(value))
                 )
+
+    async def _text(self) -> bytes:
+        return b"".join([piece async for piece in render(self._metrics)])

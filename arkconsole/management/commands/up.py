@@ -124,6 +124,7 @@ def _site(data: DataDir) -> Site:
         redis_url=redis_url,
         prometheus=found,
         prometheus_port=ports["prometheus"],
+        prometheus_max_size=settings.PROMETHEUS_MAX_SIZE,
         is_prometheus_missing=is_missing,
         admin_password=settings.ADMIN_PASSWORD or secrets.token_urlsafe(12),
         python=sys.executable,

@@ -1,5 +1,5 @@
 // What is looked at, and the address that says the same: a link shows the same picture, "back" goes to the one before.
-import { between } from "./times.js";
+import { between, fromField } from "./times.js";
 
 const OWN = "own"; // the choice among the ranges that stands for from and to
 const NAMES = ["range", "from", "to", "api", "model", "version", "compare", "auto"];
@@ -8,12 +8,18 @@ export function read(search = location.search) {
   const query = new URLSearchParams(search);
   const filters = {};
   for (const name of NAMES) if (query.get(name)) filters[name] = query.get(name);
-  if (!(filters.from && filters.to)) {
-    delete filters.from;
-    delete filters.to;
+  if (filters.compare) filters.compare = "1";
+  if (filters.from) {
+    const [from, to] = [moment(filters.from), filters.to ? moment(filters.to) : Math.floor(Date.now() / 1000)];
+    if (from !== null && to !== null && from < to) return { ...filters, from: String(from), to: String(to) };
   }
+  delete filters.from;
+  delete filters.to;
   return filters;
 }
+
+// Epoch seconds, or a time as forms send it; null when it is neither.
+const moment = (text) => (/^\d+$/.test(text) ? Number(text) : fromField(text));
 
 export function toQuery(filters, more = {}) {
   const query = new URLSearchParams();
@@ -57,6 +63,14 @@ export function toForm(form, filters) {
     if (!NAMES.includes(field.name)) continue;
     if (field.type === "checkbox") field.checked = filters[field.name] === field.value;
     else if (field.name === "range" && isFixed(filters)) field.value = OWN;
-    else field.value = filters[field.name] ?? form.dataset[field.name] ?? "";
+    else {
+      const usual = form.dataset[field.name] ?? "";
+      field.value = filters[field.name] ?? usual;
+      if (field.value !== (filters[field.name] ?? usual)) {
+        // Nothing that can be chosen: the server took the usual for it as well.
+        delete filters[field.name];
+        field.value = usual;
+      }
+    }
   }
 }

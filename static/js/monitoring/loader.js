@@ -4,6 +4,7 @@ import { toQuery } from "./filters.js";
 const AT_ONCE = 2;
 const BUSY_TRIES = 4;
 const BUSY_MS = 1200;
+const PATIENCE_MS = 30_000;
 
 export class Loader {
   // `groups`: objects with `element` and `address`; `onAnswer(group, answer, filters)`; `onLoading(group, isQuiet)`.
@@ -78,13 +79,18 @@ export class Loader {
 
 // The answer of an address, or one of our own: {state: "away"} without the console, {state: "refused", status}.
 export async function ask(address, signal) {
+  const stop = new AbortController();
+  const patience = setTimeout(() => stop.abort(), PATIENCE_MS);
+  signal.addEventListener("abort", () => stop.abort());
   try {
-    const answer = await fetch(address, { headers: { Accept: "application/json" }, signal });
+    const answer = await fetch(address, { headers: { Accept: "application/json" }, signal: stop.signal });
     const isJson = answer.headers.get("Content-Type")?.startsWith("application/json");
     if (answer.redirected && !isJson) location.reload(); // signed out meanwhile: the page asks to sign in
     const told = isJson ? await answer.json() : {};
     return answer.ok && isJson ? told : { state: "refused", status: answer.status, message: told.message };
   } catch {
     return { state: "away" };
+  } finally {
+    clearTimeout(patience);
   }
 }

@@ -118,8 +118,8 @@ pageNote.querySelector("button").addEventListener("click", () => load({ isQuiet:
 // --- what is looked at --------------------------------------------------------------------------------------------------
 function apply(next, { isNew = true } = {}) {
   filters = next;
-  remember(filters, { isNew });
   toForm(form, filters);
+  remember(filters, { isNew });
   root.classList.toggle("is-zoomed", isFixed(filters));
   const [reset, out] = [document.getElementById("monitoring-reset"), document.getElementById("monitoring-out")];
   reset.hidden = out.hidden = !isFixed(filters);

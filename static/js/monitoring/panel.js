@@ -61,8 +61,11 @@ export class Panel {
     const isEmpty = !found || Boolean(found.empty) || !series.length;
     this.answer = answer;
     this.series = isEmpty ? [] : series;
-    write(this.parts.current, isEmpty ? "–" : readable(found.current, this.measure));
-    this.parts.current.title = isEmpty ? "" : `${exact(found.current, this.measure)} ${this.measure === "percent" ? "" : this.unit}`.trim();
+    const name = isEmpty || found.current === null || !found.current_label ? "" : `${found.current_label} `;
+    this.parts.current.replaceChildren(
+      ...(name ? [make("small", { text: name })] : []), isEmpty ? "–" : readable(found.current, this.measure),
+    );
+    this.parts.current.title = isEmpty ? "" : `${name}${exact(found.current, this.measure)} ${["percent", "seconds"].includes(this.measure) ? "" : this.unit}`.trim();
     write(this.parts.note, found?.note ?? "");
     this.parts.note.hidden = !found?.note;
     write(this.parts.why, isEmpty ? found?.empty || why : "");
@@ -119,11 +122,10 @@ export class Panel {
     return make("li", {}, button);
   }
 
-  // The values at the cursor, else the last ones; a limit that lies above the chart says so.
+  // The values at the cursor, else the newest: of the last two points, since what is older is not now. A limit that lies above the chart says so.
   #values(index) {
     this.series.forEach((each, at) => {
-      let value = index === null ? null : each.values[index];
-      if (index === null) for (let back = each.values.length - 1; back >= 0 && value === null; back -= 1) value = each.values[back];
+      const value = index === null ? (each.values.at(-1) ?? each.values.at(-2) ?? null) : each.values[index];
       const isAbove = each.dash && !this.plot.isLimitSeen && value !== null;
       write(this.values[at], readable(value, this.measure) + (isAbove ? ` ${words.above}` : ""));
     });
@@ -139,7 +141,7 @@ export class Panel {
       return;
     }
     const rows = this.series.map((each) => ({
-      tone: tone(this.series, each), label: each.label, value: each.values[index], before: each.previous?.[index],
+      tone: tone(this.series, each), label: each.label, value: each.values[index], before: each.dash ? undefined : each.previous?.[index],
     })).filter((_row, at) => !this.plot.hidden.has(this.series[at].key));
     const { uplot } = this.plot;
     this.tooltip.show({

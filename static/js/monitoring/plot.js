@@ -17,7 +17,7 @@ function layers(kind, series) {
   return [
     ...before,
     ...bars.map((each) => ({ role: "bar", of: each })),
-    ...others.filter((each) => each.previous).map((each) => ({ role: "before", of: each })),
+    ...others.filter((each) => each.previous && !each.dash).map((each) => ({ role: "before", of: each })),
     ...others.map((each) => ({ role: each.dash ? "limit" : "line", of: each })),
   ];
 }
@@ -50,8 +50,8 @@ function lonely(plot, index) {
 
 export class Plot {
   // `box`: where to draw; `size()` gives {width, height}; hooks: onCursor(index | null), onZoom(from, to), onZoomOut().
-  constructor(box, { kind, measure, label, size, hooks }) {
-    Object.assign(this, { box, kind, measure, label, size, hooks });
+  constructor(box, { kind, measure, size, hooks }) {
+    Object.assign(this, { box, kind, measure, size, hooks });
     this.hidden = new Set();
     this.marks = [];
   }

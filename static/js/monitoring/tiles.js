@@ -39,7 +39,6 @@ export function showTiles(root, tiles) {
     const value = tile.querySelector("[data-part=value]");
     write(value, found?.text ?? "–");
     value.title = found?.exact ?? "";
-    write(tile.querySelector("[data-part=unit]"), found && found.value !== null ? (found.unit ?? "") : "");
     tile.querySelector("[data-part=spark]").replaceChildren(...[sparkline(found?.spark)].filter(Boolean));
     const foot = found?.note ? make("span", { className: "ark-hint", text: found.note }) : found && change(found, tile);
     tile.querySelector("[data-part=change]").replaceChildren(...[foot].filter(Boolean));
