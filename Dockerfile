@@ -10,6 +10,7 @@ COPY arkconsole arkconsole
 COPY gateway gateway
 COPY endpoints endpoints
 COPY metering metering
+COPY alerts alerts
 COPY monitoring monitoring
 COPY catalog catalog
 COPY iam iam

@@ -1,7 +1,7 @@
 # The commands that people and scripts use. `make run` and `make test` work in a fresh clone.
 PYTHON ?= python3
 PY := .venv/bin/python
-CODE := arkconsole monitoring gateway endpoints metering catalog iam audit common demo tests bench tools manage.py
+CODE := arkconsole alerts monitoring gateway endpoints metering catalog iam audit common demo tests bench tools manage.py
 
 # Only so that checks can load the settings; a server never starts with these.
 CHECK_ENV := SECRET_KEY=only-for-checks-that-serve-nothing-0123456789-0123456789 \

@@ -204,6 +204,7 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "arkconsole",
+    "alerts",
     "monitoring",
     "gateway",
     "endpoints",

@@ -11,6 +11,7 @@ urlpatterns = [
     path("", views.home, name="home"),
     path("endpoints/", include("endpoints.urls")),
     path("models/", include("catalog.urls")),
+    path("alerts/", include("alerts.urls")),
     path("", include("iam.urls")),
     path("", include("monitoring.urls")),
     path("accounts/", include("iam.account_urls")),

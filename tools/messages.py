@@ -20,7 +20,7 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("arkconsole", "monitoring", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common", "templates")
+ROOMS = ("arkconsole", "alerts", "monitoring", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common", "templates")
 KEYWORDS = {
     "_": None,
     "gettext": None,
