@@ -85,6 +85,15 @@ class Contact(models.Model):
         return f"trn:vmp:local:arkconsole:contact/{self.pk}"
 
 
+class ContactMethodQuerySet(models.QuerySet["ContactMethod"]):
+    def receiving(self) -> ContactMethodQuerySet:
+        """Written to: verified once, not switched off since, and of a contact that is still there."""
+        return self.filter(
+            contact__deleted_at__isnull=True,
+            state__in=(ContactMethod.State.VERIFIED, ContactMethod.State.FAILING),
+        )
+
+
 class ContactMethod(models.Model):
     """One address of a contact. Only a verified one is written to."""
 
@@ -97,6 +106,9 @@ class ContactMethod(models.Model):
     contact = models.ForeignKey(Contact, on_delete=models.CASCADE, related_name="methods")
     kind = models.CharField(_("kind"), max_length=8, choices=MethodKind)
     address = EncryptedTextField(_("address"))
+    address_digest = models.CharField(
+        max_length=64, db_index=True, help_text="SHA-256 of the address: limits are per address"
+    )
     hint = models.CharField(max_length=128, blank=True, help_text="the address, masked: what pages show")
     secret = EncryptedTextField(_("secret"), blank=True, help_text="signs what is sent to a bot or webhook")
     state = models.CharField(_("state"), max_length=10, choices=State, default=State.UNVERIFIED)
@@ -105,11 +117,12 @@ class ContactMethod(models.Model):
     code_digest = models.CharField(max_length=64, blank=True, help_text="of the open code, keyed")
     code_tries = models.PositiveSmallIntegerField(default=0)
     asked_at = models.DateTimeField(null=True, blank=True, help_text="when verification was last asked for")
-    asked_today = models.PositiveSmallIntegerField(default=0)
     failures = models.PositiveSmallIntegerField(default=0, help_text="permanent ones in a row")
     last_error = models.CharField(max_length=255, blank=True)
     last_sent_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField()
+
+    objects = ContactMethodQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar[list[str]] = ["id"]
@@ -524,13 +537,13 @@ class Delivery(models.Model):
     next_at = models.DateTimeField(null=True, blank=True)
     claimed_at = models.DateTimeField(null=True, blank=True)
     answer_status = models.PositiveSmallIntegerField(null=True, blank=True, help_text="HTTP")
-    answer_code = models.CharField(max_length=64, blank=True, help_text="the provider's own")
+    answer_code = models.CharField(max_length=64, blank=True, help_text="the provider's own; or why it was not sent")
     answer_text = models.CharField(
         max_length=255, blank=True, help_text="what the provider said; or why it was skipped"
     )
     latency_ms = models.PositiveIntegerField(null=True, blank=True)
     may_repeat = models.BooleanField(default=False, help_text="an answer was lost: it may have arrived twice")
-    merged_into = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, blank=True, related_name="merged")
+    digested_into = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, blank=True, related_name="digested")
     at = models.DateTimeField()
     sent_at = models.DateTimeField(null=True, blank=True)
 
@@ -550,6 +563,19 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.hint} {self.state}"
+
+
+class SendMark(models.Model):
+    """One try at one address; what the limits count, so that they hold without Redis and over any number of workers."""
+
+    key = models.CharField(max_length=96)
+    at = models.DateTimeField()
+
+    class Meta:
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["key", "at"], name="alerts_sendmark_window")]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class Pulse(models.Model):
