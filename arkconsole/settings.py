@@ -165,8 +165,32 @@ try:
     CONSOLE_INTERNAL_URL = _url(
         "CONSOLE_INTERNAL_URL", f"http://{_reachable_on_this_machine(BIND_HOST)}:{PORT}", {"http", "https"}
     )
+
+    # Messages of alerts. The hosts of Feishu, DingTalk and WeCom are known; these are further ones, maybe inside.
+    ALERT_BOT_HOSTS: list[str] = env.list("ALERT_BOT_HOSTS", [])
+    ALERT_ALLOW_HTTP: bool = env.bool("ALERT_ALLOW_HTTP", False)
+    ALERT_ALLOW_PRIVATE_ADDRESSES: bool = env.bool("ALERT_ALLOW_PRIVATE_ADDRESSES", False)
+    ALERT_PHONE_PROVIDER: str = env.str("ALERT_PHONE_PROVIDER", "")
+    ALERT_PHONE_URL = _url("ALERT_PHONE_URL", "", {"http", "https", ""})
+    ALERT_PHONE_KEY: str = env.str("ALERT_PHONE_KEY", "")
+    ALERT_PHONE_SECRET: str = env.str("ALERT_PHONE_SECRET", "")
+    ALERT_PHONE_FROM: str = env.str("ALERT_PHONE_FROM", "")
+    ALERT_PHONE_TEMPLATE: str = env.str("ALERT_PHONE_TEMPLATE", "")
+    ALERT_PHONE_CODE_TEMPLATE: str = env.str("ALERT_PHONE_CODE_TEMPLATE", "")
 except EnvError as error:
     raise ImproperlyConfigured(str(error)) from None
+
+_PHONE_NEEDS = {
+    "": (),
+    "aliyun": ("ALERT_PHONE_KEY", "ALERT_PHONE_SECRET", "ALERT_PHONE_TEMPLATE", "ALERT_PHONE_CODE_TEMPLATE"),
+    "twilio": ("ALERT_PHONE_KEY", "ALERT_PHONE_SECRET", "ALERT_PHONE_FROM"),
+    "webhook": ("ALERT_PHONE_URL",),
+}
+if ALERT_PHONE_PROVIDER not in _PHONE_NEEDS:
+    raise ImproperlyConfigured(f"ALERT_PHONE_PROVIDER={ALERT_PHONE_PROVIDER!r}: must be aliyun, twilio or webhook")
+for _name in _PHONE_NEEDS[ALERT_PHONE_PROVIDER]:
+    if not globals()[_name]:
+        raise ImproperlyConfigured(f"{_name} is not set; ALERT_PHONE_PROVIDER={ALERT_PHONE_PROVIDER} needs it")
 
 # Commands that need no secret (migrations check, translations, the supervisor that generates them) run before any
 # key exists; a serving process never does.

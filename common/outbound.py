@@ -6,6 +6,7 @@ OutboundError            the call got no usable answer; `detail` is what the sys
 ├── Unreachable          there is no way to the address
 ├── TlsFailed            no trusted encrypted connection came about
 ├── TimedOut             no answer within the time allowed
+│   └── NeverConnected   not even a connection, so nothing was sent
 ├── TooLarge             the answer is longer than `max_bytes`
 └── Broken               the connection broke, or what came is not HTTP
 
@@ -51,7 +52,12 @@ class TlsFailed(OutboundError): ...
 class TimedOut(OutboundError): ...
 
 
-class TooLarge(OutboundError): ...
+class NeverConnected(TimedOut): ...
+
+
+class TooLarge(OutboundError):
+    # What the answer began with; a long page under a 200 is still a 200.
+    status: int = 0
 
 
 class Broken(OutboundError): ...
@@ -141,19 +147,35 @@ class Client:
     def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Answer:
         return self._send("GET", url, headers=headers)
 
-    def post(self, url: str, *, json: Any, headers: Mapping[str, str] | None = None) -> Answer:
-        return self._send("POST", url, headers=headers, json=json)
+    def post(
+        self, url: str, *, json: Any = None, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send `json`, or `content` byte by byte as it is (what is signed must not be written anew)."""
+        return self._send("POST", url, headers=headers, json=json, content=content)
 
-    def _send(self, method: str, url: str, *, headers: Mapping[str, str] | None, json: Any = None) -> Answer:
+    def _send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None,
+        json: Any = None,
+        content: bytes | None = None,
+    ) -> Answer:
         started = time.monotonic()
         try:
             # Inside: a host such as `xn--` is refused as soon as the request is made.
-            request = self._http.build_request(method, url, headers=headers, json=json)
+            request = self._http.build_request(method, url, headers=headers, json=json, content=content)
             response = self._http.send(request, stream=True)
             try:
                 body = self._read(response, deadline=started + self._total_seconds)
+            except TooLarge as error:
+                error.status = response.status_code
+                raise
             finally:
                 response.close()
+        except httpx.ConnectTimeout as error:
+            raise NeverConnected(_told(error)) from None
         except httpx.TimeoutException as error:
             raise TimedOut(_told(error)) from None
         except (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL) as error:
