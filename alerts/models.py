@@ -493,6 +493,7 @@ class Notification(models.Model):
     status = models.CharField(max_length=8, choices=Status)
     at = models.DateTimeField()
     payload = models.JSONField(default=dict)
+    told = models.JSONField(default=dict, help_text="{event id: its status in this message}")
     events: models.ManyToManyField[AlertEvent, models.Model] = models.ManyToManyField(
         AlertEvent, related_name="notifications", blank=True
     )
@@ -502,7 +503,10 @@ class Notification(models.Model):
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.UniqueConstraint(fields=["policy", "group_key", "digest", "slot"], name="alerts_notification_once")
         ]
-        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["at"], name="alerts_notification_at")]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["at"], name="alerts_notification_at"),
+            models.Index(fields=["policy", "group_key", "-at", "-id"], name="alerts_notification_recent"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.policy_id} {self.status} {self.slot}"
@@ -583,6 +587,7 @@ class Pulse(models.Model):
 
     name = models.CharField(max_length=32, primary_key=True)
     at = models.DateTimeField()
+    since = models.DateTimeField(help_text="heard of without a gap since then")
     text = models.TextField(blank=True, help_text="what it last said")
     told_at = models.DateTimeField(null=True, blank=True, help_text="when the admins were last told of its silence")
 
