@@ -33,3 +33,8 @@ def missing(kind: str) -> str:
 def explain(kind: str, code: str) -> str:
     """What the code of an answer means and what to do about it, in the reader's language; "" where nobody knows."""
     return str(ALL[kind].sentences.get(code) or SENTENCES.get(code) or "")
+
+
+def sentence(kind: str, last_error: str) -> str:
+    """The same for a method's `last_error`, whose first word is the code."""
+    return explain(kind, last_error.partition(" · ")[0])

@@ -166,6 +166,12 @@ SENTENCES: Sentences = {
     "not_set_up": gettext_lazy("This console is not set up for this kind of message. An administrator can do it."),
     "revoked": gettext_lazy("The address is gone. Enter a new one."),
     "defect": gettext_lazy("The message could not be written. This is a defect; the console's log says more."),
+    "held": gettext_lazy("This address may get no more messages for the moment; it waits."),
+    "deleted": gettext_lazy("The contact or its address has been deleted."),
+    "disabled": gettext_lazy("The address is switched off, since messages to it kept failing. Verify it again."),
+    "unverified": gettext_lazy("The address has not been verified."),
+    "level": gettext_lazy("Phones ring for P0 only."),
+    "over": gettext_lazy("It was over before the number could be called."),
     "lost": gettext_lazy("The worker that sent it died on the way. The message may have arrived all the same."),
 }
 
