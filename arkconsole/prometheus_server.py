@@ -23,7 +23,7 @@ from monitoring.installation import Installation, Presence, WhyOff, note
 
 OLDEST = (2, 28)  # http_sd_configs
 PROGRAMS = ("prometheus", "promtool")
-SILENCE_SECONDS = 6
+SILENCE_SECONDS = 5
 GET_SECONDS = 240
 BREW_FOLDERS = ("/opt/homebrew/bin", "/usr/local/bin")
 
@@ -44,7 +44,7 @@ def find(wanted: str, folder: Path) -> Path | None:
     """
     if wanted:
         return _named(wanted)
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *(BREW_FOLDERS if sys.platform == "darwin" else ())])
+    path = os.pathsep.join([*os.get_exec_path(), *(BREW_FOLDERS if sys.platform == "darwin" else ())])
     own = shutil.which("prometheus", path=path)
     if own and (text := version(own)):
         if _numbers(text) < OLDEST:
@@ -134,7 +134,8 @@ def _download(room: Path) -> Path:
         (room / inner).mkdir(parents=True)
     own = (
         *("-o", f"Dir::State={room / 'state'}", "-o", f"Dir::Cache={room / 'cache'}"),
-        *("-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "Acquire::Languages=none"),
+        *("-o", f"Dir::State::lists={room / 'state' / 'lists'}", "-o", "Dir::State::status=/var/lib/dpkg/status"),
+        *("-o", "Acquire::Languages=none"),
     )
     updated = _apt(room, *own, "update")
     second = _apt(room, *own, "download", "prometheus")
@@ -193,7 +194,7 @@ def _is_network_trouble(said: str) -> bool:
 
 def _what_it_said(said: str) -> str:
     """The first complaint of apt or dpkg, in one short line."""
-    complaints = re.findall(r"^(?:E|W|dpkg-deb): *(.+)$", said, re.MULTILINE)
+    complaints = re.findall(r"^(?:E|W|dpkg-deb): *(?:Failed to fetch \S+ *)?(.+)$", said, re.MULTILINE)
     return (complaints or said.strip().splitlines()[-1:] or ["it said nothing"])[0][:200]
 
 

@@ -51,6 +51,17 @@ def _networks(name: str) -> list[str]:
     return found
 
 
+def _headers(name: str) -> dict[str, str]:
+    found = {}
+    entries: list[str] = env.list(name, [])
+    for entry in filter(None, (entry.strip() for entry in entries)):
+        header, equals, value = entry.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9-]+", header):
+            raise ImproperlyConfigured(f"{name}: write it like X-Scope-OrgID=team, comma-separated")
+        found[header] = value
+    return found
+
+
 def _zone(name: str, default: str) -> str:
     value: str = env.str(name, default)
     try:
@@ -152,7 +163,7 @@ try:
     PROMETHEUS_USERNAME: str = env.str("PROMETHEUS_USERNAME", "")
     PROMETHEUS_PASSWORD: str = env.str("PROMETHEUS_PASSWORD", "")
     PROMETHEUS_TOKEN: str = env.str("PROMETHEUS_TOKEN", "")
-    PROMETHEUS_HEADERS: dict[str, str] = env.dict("PROMETHEUS_HEADERS", {})
+    PROMETHEUS_HEADERS = _headers("PROMETHEUS_HEADERS")
     if PROMETHEUS_TOKEN and PROMETHEUS_USERNAME:
         raise ImproperlyConfigured("PROMETHEUS_TOKEN and PROMETHEUS_USERNAME are both set; use one")
     METRICS_TOKEN = _metrics_token()

@@ -1,6 +1,6 @@
 """How Prometheus reads a worker: its accumulators as text, on a port of its own.
 
-Written by hand, since 1,000 label sets are 68,000 lines: prometheus_client needs 0.6 s for them, one `%` over a whole
+Written by hand, since 1,000 label sets are 76,000 lines: prometheus_client needs 0.6 s for them, one `%` over a whole
 label set 20 µs (`docs/bench.md`). It runs in the event loop and gives way to calls after every `SLICE_SECONDS`: in a
 thread it would hold the interpreter for 5 ms at each of their steps. What is not hot is prometheus_client's.
 """

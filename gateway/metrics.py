@@ -18,7 +18,7 @@ FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0)
 PER_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 IDLE_SECONDS = 3600.0
 SETS_MAX = 2_000
-"""Label sets of a worker. Each is up to 68 series; more workers and more endpoints are paid for in Prometheus's memory."""
+"""Label sets of a worker. Each is some 80 series; more workers and more endpoints are paid for in Prometheus's memory."""
 OTHERS_MAX = 100
 """Projects that have an "other" of their own once `SETS_MAX` is reached; further ones share one."""
 EXPECTED_MAX = 500
@@ -34,6 +34,19 @@ OTHER = "other"
 
 Labels = tuple[str, str, str, str, str]
 LABEL_NAMES = ("project", "ark_endpoint", "api", "base_model", "ark_model")
+
+COMMON_CODES = (
+    ("Success", "200"),
+    ("InvalidParameter", "400"),
+    ("RateLimitExceeded.EndpointRPMExceeded", "429"),
+    ("RateLimitExceeded.EndpointTPMExceeded", "429"),
+    ("ServerOverloaded", "429"),
+    ("ClientClosed", "499"),
+    ("InternalServiceError", "500"),
+    ("InternalServiceError", "502"),
+    ("ServiceUnavailable", "503"),
+)
+"""Counted from 0 in every label set: Prometheus draws the first count of a series that has just appeared too large."""
 
 _STATUS_NAMES = {
     status: str(status)
@@ -109,7 +122,7 @@ class Series:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.born_at = self.touched_at = clock()
-        self.requests: dict[tuple[str, str], int] = {("Success", "200"): 0}
+        self.requests: dict[tuple[str, str], int] = dict.fromkeys(COMMON_CODES, 0)
         self.codes_born_at: dict[tuple[str, str], float] = {}
         """Codes that no scrape has shown yet."""
         self.answered = 0

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from django.db.models import BigIntegerField, Case, F, Max, Q, QuerySet, Sum, Value, When
@@ -362,18 +363,22 @@ def of_project(project_id: str, *, since: datetime, until: datetime) -> Spending
 
 def total(spendings: Iterable[Spending]) -> Spending:
     """All of them together."""
-    sums = dict.fromkeys(Summary.__dataclass_fields__, 0)
+    together = list(spendings)
+    sums = [sum(column) for column in zip(*(_SUMS(each.summary) for each in together), strict=True)]
     amounts: dict[str, Decimal] = {}
-    call_count = tokens = unpriced = 0
-    for each in spendings:
-        for name in sums:
-            sums[name] += getattr(each.summary, name)
+    for each in together:
         for currency, amount in each.cost.amounts.items():
             amounts[currency] = amounts.get(currency, Decimal(0)) + amount
-        call_count += each.cost.calls
-        tokens += each.cost.tokens
-        unpriced += each.cost.unpriced_tokens
-    return Spending(Summary(**sums), Cost(amounts, call_count, tokens, unpriced))
+    cost = Cost(
+        amounts=amounts,
+        calls=sum(each.cost.calls for each in together),
+        tokens=sum(each.cost.tokens for each in together),
+        unpriced_tokens=sum(each.cost.unpriced_tokens for each in together),
+    )
+    return Spending(Summary(*sums), cost)
+
+
+_SUMS = attrgetter(*Summary.__dataclass_fields__)
 
 
 def trends(endpoint_ids: Iterable[str], *, since: datetime, step: timedelta, steps: int) -> dict[str, Trend]:
@@ -401,6 +406,7 @@ def _spendings(
     where: Mapping[str, Any], *, since: datetime, until: datetime, group: list[str]
 ) -> dict[tuple[Any, ...], Spending]:
     names = list(Summary.__dataclass_fields__)
+    columns = itemgetter(*names)
     bounds = [floor_minute(since), floor_minute(until)]
     parts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in _between(bounds, where, group=[*group, "price_id"], sums=names):
@@ -408,7 +414,7 @@ def _spendings(
     price_ids = {row["price_id"] for rows in parts.values() for row in rows if row["price_id"]}
     prices = PriceTier.objects.in_bulk(price_ids) if price_ids else {}
     return {
-        key: Spending(Summary(**{name: sum(row[name] or 0 for row in rows) for name in names}), _cost(rows, prices))
+        key: Spending(Summary(*map(sum, zip(*map(columns, rows), strict=True))), _cost(rows, prices))
         for key, rows in parts.items()
     }
 

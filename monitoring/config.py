@@ -1,7 +1,4 @@
-"""What a Prometheus has to be told to read our metrics. Pure; `manage.py prepare` writes it, pages show it.
-
-Only what Prometheus 2.28, Thanos, Mimir's agents and VictoriaMetrics have in common.
-"""
+"""What a Prometheus has to be told to read our metrics. Pure; `manage.py prepare` writes it, pages show it."""
 
 from __future__ import annotations
 
@@ -18,8 +15,13 @@ LABEL_VALUE_LENGTH_LIMIT = 512
 RETENTION_DAYS = 15
 
 
-def scrape_job(*, console_url: str, scrape_seconds: int, token: str = "", token_file: str = "") -> str:
+def scrape_job(
+    *, console_url: str, scrape_seconds: int, token: str = "", token_file: str = "", is_ours: bool = False
+) -> str:
     """The entry for `scrape_configs`, as YAML; the bearer token in the file itself, or the name of a file that holds it.
+
+    To be pasted into anybody's it has only what Prometheus (2.28), its agents and VictoriaMetrics have in common, but
+    for one line with a comment; our own (`is_ours`) also gets limits on labels.
 
     There is one job: the console says what is to be read, its own metrics among it, and says "nothing" until monitoring
     has been opened for a project.
@@ -27,26 +29,30 @@ def scrape_job(*, console_url: str, scrape_seconds: int, token: str = "", token_
     if bool(token) == bool(token_file):
         raise ValueError("either a token or the file that holds it")
     credentials = f"credentials: {_quoted(token)}" if token else f"credentials_file: {_quoted(token_file)}"
+    label_limits = (
+        f"  label_limit: {LABEL_LIMIT}\n  label_value_length_limit: {LABEL_VALUE_LENGTH_LIMIT}\n" if is_ours else ""
+    )
+    comment = "" if is_ours else "  # VictoriaMetrics: leave this line out"
     return f"""\
 - job_name: {JOB}
   scrape_interval: {scrape_seconds}s
   scrape_timeout: {min(10, scrape_seconds)}s
   sample_limit: {SAMPLE_LIMIT}
-  label_limit: {LABEL_LIMIT}
-  label_value_length_limit: {LABEL_VALUE_LENGTH_LIMIT}
-  authorization:
+{label_limits}  authorization:
+    type: Bearer
     {credentials}
   http_sd_configs:
     - url: {_quoted(console_url.rstrip("/") + TARGETS_PATH)}
-      refresh_interval: {min(5, scrape_seconds)}s
+      refresh_interval: {min(5, scrape_seconds)}s{comment}
       authorization:
+        type: Bearer  # here it is no default: Prometheus 2.42 would send the bare token
         {credentials}
 """
 
 
 def prometheus_yml(*, console_url: str, scrape_seconds: int, token_file: str) -> str:
     """The whole configuration of the Prometheus that `manage.py up` and `docker-compose.yml` run."""
-    job = scrape_job(console_url=console_url, scrape_seconds=scrape_seconds, token_file=token_file)
+    job = scrape_job(console_url=console_url, scrape_seconds=scrape_seconds, token_file=token_file, is_ours=True)
     return f"""\
 # Written by `manage.py prepare` at every start; changes are lost. For settings of your own run a Prometheus of your own
 # (PROMETHEUS_URL, docs/deployment.md).

@@ -24,9 +24,10 @@ from catalog.models import ModelVersion
 from endpoints.models import Endpoint
 from metering import ledger
 from metering.ledger import Slice
-from monitoring import installation, numbers, prometheus, queries, services
+from monitoring import installation, numbers, prometheus, quantiles, queries, services
 from monitoring.filters import Grid, MonitoringFilters, step_for
 from monitoring.panels import Group, Line, Measure, Panel, Tile
+from monitoring.panels import Kind as PanelKind
 from monitoring.prometheus import Kind, Series, Trouble
 from monitoring.queries import Matchers, Spans
 
@@ -34,6 +35,7 @@ MAX_LINES = 12
 """What of one query is drawn: the largest; the rest is named in a note."""
 
 SPARKS = 24
+DECIMALS = 6
 Values = Sequence[float | None]
 
 
@@ -50,11 +52,13 @@ def group(
 
 @dataclass(frozen=True)
 class _Asked:
-    """One line of a panel, and what was sent for it."""
+    """One line of a panel, its PromQL, and what is sent for it: the same, or the buckets that quantiles share."""
 
     panel: Panel
     line: Line
     promql: str
+    sent: str
+    share: float | None = None
 
 
 class _Answer:
@@ -101,7 +105,15 @@ class _Answer:
             for line in panel.lines:
                 if line.query in queries.FOR_LONG_STEPS and self.grid.step <= 60:
                     continue
-                yield _Asked(panel, line, queries.promql(line.query, self.matchers, self.spans))
+                promql = self._promql(line.query)
+                if line.query in queries.FROM_BUCKETS:
+                    buckets, share = queries.FROM_BUCKETS[line.query]
+                    yield _Asked(panel, line, promql, self._promql(buckets), share)
+                else:
+                    yield _Asked(panel, line, promql, promql)
+
+    def _promql(self, name: str) -> str:
+        return queries.promql(name, self.matchers, self.spans)
 
     def _look(self, asked: Sequence[_Asked]) -> None:
         """Ask everything side by side, or note why not."""
@@ -110,7 +122,7 @@ class _Answer:
             self.state, self.message = "off", why
             return
         grids = [self.grid, self.grid.before()] if self.filters.compare else [self.grid]
-        asks = [(each.promql, grid) for each in asked for grid in grids]
+        asks = [(each.sent, grid) for each in asked for grid in grids]
         if self.group.panels:
             asks.append((self._calls_promql, self.grid))
         asks += [ask for tile in self.group.tiles if tile.query for ask in self._tile_asks(tile)]
@@ -142,7 +154,7 @@ class _Answer:
         if not self._calls_seen or any(value is not None for value in tail):
             return
         try:
-            ask = (queries.promql("workers", self.matchers, self.spans), self.grid)
+            ask = (self._promql("workers"), self.grid)
             workers = _values(prometheus.fetch([ask])[ask], self.grid)
         except Trouble:
             return
@@ -155,7 +167,7 @@ class _Answer:
 
     @cached_property
     def _calls_promql(self) -> str:
-        return queries.promql("calls", self.matchers, self.spans)
+        return self._promql("calls")
 
     @cached_property
     def _calls_seen(self) -> Values:
@@ -184,12 +196,14 @@ class _Answer:
         }
 
     def _series(self, each: _Asked, notes: list[str]) -> list[dict[str, Any]]:
-        line, found = each.line, self.found.get((each.promql, self.grid), [])
-        before = self.found.get((each.promql, self.grid.before()), []) if self.filters.compare else []
+        line, found = each.line, self.found.get((each.sent, self.grid), [])
+        before = self.found.get((each.sent, self.grid.before()), []) if self.filters.compare else []
         if not line.by:
-            series = _values(found, self.grid)
-            previous = _values(before, self.grid) if self.filters.compare else None
+            series = self._one(each, found)
+            previous = self._one(each, before) if self.filters.compare else None
             return [self._line(each, line.key, str(line.label), series, previous)]
+        if each.panel.is_zero_nothing:
+            found = [one for one in found if any(one.values)]
         previous_by = {one.labels.get(line.by, ""): one.values for one in before}
         ranked = sorted(found, key=lambda one: (-sum(value or 0 for value in one.values), one.labels.get(line.by, "")))
         if len(ranked) > MAX_LINES:
@@ -205,10 +219,18 @@ class _Answer:
             lines.append(self._line(each, f"{line.key}:{key}", label, one.values, previous))
         return lines
 
+    def _one(self, each: _Asked, found: Sequence[Series]) -> Values:
+        if each.share is None:
+            return _values(found, self.grid)
+        return quantiles.over_time(each.share, found, len(self.grid.times))
+
     def _line(self, each: _Asked, key: str, label: str, values: Values, previous: Values | None) -> dict[str, Any]:
         line = each.line
+        # A bar holds whole calls; what makes it uneven is that Prometheus guesses at the edges of a new series.
+        decimals = 0 if each.panel.kind is PanelKind.BARS else DECIMALS
         made = {
-            "key": key, "label": label, "unit": str(each.panel.unit), "values": values, "previous": previous,
+            "key": key, "label": label, "unit": str(each.panel.unit), "values": _rounded(values, decimals),
+            "previous": None if previous is None else _rounded(previous, decimals),
             "dash": line.is_dashed, "query": each.promql,
         }  # fmt: skip
         if line.total:
@@ -305,7 +327,7 @@ class _Answer:
     def _tile_asks(self, tile: Tile) -> list[prometheus.Ask]:
         """The whole range, the one before, and a coarse curve."""
         grid = self.grid
-        total = queries.promql(tile.query, self.matchers, self.spans)
+        total = self._promql(tile.query)
         coarse = self._coarse
         spans = Spans.of(step=coarse.step, range_seconds=coarse.span, scrape_seconds=settings.SCRAPE_SECONDS)
         curve = queries.promql(tile.query.removesuffix("_total"), self.matchers, spans)
@@ -367,6 +389,10 @@ def clock(at: float, now: datetime) -> str:
 def _values(found: Sequence[Series], grid: Grid) -> Values:
     """The values of a query that answers with one series; nothing but gaps when it answered with none."""
     return found[0].values if found else [None] * len(grid.times)
+
+
+def _rounded(values: Values, decimals: int) -> Values:
+    return [None if value is None else round(value, decimals) for value in values]
 
 
 def _last(values: Values) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 from catalog.models import FoundationModel
 from iam.models import Project
 from monitoring import queries
-from monitoring.panels import Kind, Line, Measure, Panel, groups_for
+from monitoring.panels import Kind, Line, Measure, Panel, groups_for, project_group
 from monitoring.queries import REQUESTS, Matchers, Spans
 
 UID = "arkconsole-endpoint"
@@ -26,20 +26,20 @@ MATCHERS = Matchers(
     by_api=f'{_WHOLE},api=~"$api"',
     filtered=f'{_WHOLE},api=~"$api",base_model=~"$model",ark_model=~"$version"',
 )
+PROJECT_MATCHERS = Matchers(whole='project="$project"', by_api='project="$project"', filtered='project="$project"')
 # Grafana's own rate interval is a step and a scrape, at least four scrapes: the window of our rates.
 SPANS = Spans(
-    window="$__rate_interval", step="$__interval", step_seconds="($__interval_ms / 1000)", range="$__range",
-    minute="75s", look="1m",
+    window="$__rate_interval", step="$__rate_interval", step_seconds="($__interval_ms / 1000)", range="$__range",
+    minute="75s", look="15s",
 )  # fmt: skip
 
 
 def dashboard(*, project: Project) -> dict[str, Any]:
-    """The dashboard, ready to be imported; its variables begin with `project`. All groups, as of a chat model."""
+    """The dashboard, ready to be imported, for `project`: all groups of a chat model's endpoint, then all endpoints."""
     rows: list[dict[str, Any]] = []
     top = 0
-    for group in groups_for(FoundationModel.Domain.THINKING, has_switch=True):
-        if not group.panels:
-            continue
+    own = groups_for(FoundationModel.Domain.THINKING, has_switch=True)
+    for group in (*(group for group in own if group.panels), project_group()):
         rows.append(_row(len(rows) + 1, str(group.title), top))
         top += 1
         for position, panel in enumerate(group.panels):
@@ -106,7 +106,7 @@ def _target(position: int, line: Line) -> dict[str, Any]:
     return {
         "refId": chr(ord("A") + position),
         "datasource": _SOURCE,
-        "expr": queries.promql(line.query, MATCHERS, SPANS),
+        "expr": queries.promql(line.query, PROJECT_MATCHERS if line.by == "ark_endpoint" else MATCHERS, SPANS),
         "legendFormat": " ".join(part for part in (by, str(line.label)) if part),
     }
 

@@ -42,6 +42,7 @@ def opening_context(request: ConsoleRequest, project: Project, *, next_url: str)
     """What `monitoring/_opening.html` shows of a project whose monitoring is not open; `next_url` is the page it is on."""
     by, here, state = actor_of(request), installation.look(), services.state_of(project)
     may_open = by.can(services.OPEN, project)
+    is_asked_whom = not (may_open or state.is_open or state.is_opening)
     query = urlencode({"project": project.pk, "next": next_url})
     context = {
         "opening_project": project,
@@ -52,7 +53,7 @@ def opening_context(request: ConsoleRequest, project: Project, *, next_url: str)
         "next_url": next_url,
         "may_open": may_open,
         "open_action": services.OPEN,
-        "holders": None if may_open else holders(services.OPEN, project),
+        "holders": holders(services.OPEN, project) if is_asked_whom else None,
         "opening_url": f"{reverse('monitoring:opening')}?{query}",
         "close_url": f"{reverse('monitoring:close')}?{query}" if by.can(services.CLOSE, project) else "",
         "is_waiting_for_server": here.state in (installation.Presence.STARTING, installation.Presence.GETTING),
@@ -77,7 +78,7 @@ def _lines(subscription: Subscription | None, here: installation.Installation) -
         if position != current:
             lines.append(Line(str(step.label), "done" if position < current else "ahead"))
             continue
-        said = opening.sentence(subscription.trouble, installation=here)
+        said = opening.sentence(subscription.trouble, installation=here, has_failed=subscription.has_failed)
         mark = "failed" if subscription.has_failed else "current"
         lines.append(Line(str(step.label), mark, said, subscription.detail))
     return lines
@@ -128,11 +129,12 @@ def steps(request: ConsoleRequest) -> HttpResponse:
     actor_of(request).require(services.GET, project)
     if not request.htmx:
         return redirect(next_url)
-    context = opening_context(request, project, next_url=next_url)
-    if context["opening"].is_open:
+    state = services.state_of(project)
+    if state.is_open:
         return HttpResponseClientRefresh()
-    if request.GET.get("seen") == context["seen"]:
+    if request.GET.get("seen") == _seen(state, installation.look()):
         return HttpResponse(status=204)
+    context = opening_context(request, project, next_url=next_url)
     response = render(request, "monitoring/_opening.html", context)
     if context["opening"].has_failed:
         htmx.announce(response, _("Monitoring could not be opened."), level="error")

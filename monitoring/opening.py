@@ -172,11 +172,15 @@ def _unlisted(asked_at: datetime) -> Found | None:
 # --- what people read ----------------------------------------------------------------------------------------------------
 
 
-def sentence(trouble: str, *, installation: Installation) -> str:
-    """What an opening waits for and what can be done about it, in the reader's language; "" when nothing is wrong."""
+def sentence(trouble: str, *, installation: Installation, has_failed: bool = False) -> str:
+    """What an opening waits for, or in the end waited for in vain, and what can be done; "" when nothing is wrong.
+
+    In the reader's language.
+    """
     if trouble in (Trouble.OFF, Trouble.STARTING, Trouble.GETTING):
-        return installation.reason
-    say = _SENTENCES.get(trouble)
+        return installation.reason or (_("Prometheus is there now. Try again.") if has_failed else "")
+    say = _IN_VAIN.get(trouble) if has_failed else None
+    say = say or _SENTENCES.get(trouble)
     return say() if say else ""
 
 
@@ -203,4 +207,15 @@ _SENTENCES: dict[str, Callable[[], str]] = {
         "Prometheus has the list but cannot read the console's /metrics. Does it show METRICS_TOKEN?"
     ),
     Trouble.NO_SAMPLE: lambda: _("Prometheus has the list; the first figures come with its next rounds."),
+}
+
+_IN_VAIN: dict[str, Callable[[], str]] = {
+    Trouble.NOT_ASKED: lambda: _(
+        "Prometheus has not asked the console for the list in time. Does it have the scrape configuration, and can it "
+        "reach the console (CONSOLE_INTERNAL_URL, CONSOLE_URL)?"
+    ),
+    Trouble.NO_SAMPLE: lambda: _(
+        "Prometheus has the list, but no figures came in time. Can it reach the metrics ports of the gateway's workers, "
+        "does its log name an error, and are its clock and the console's the same?"
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from endpoints import views as endpoint_views
 from endpoints.models import Endpoint, VersionSwitch
 from iam.requests import ConsoleRequest
 from monitoring import filters, open_views, panels, services
-from monitoring.filters import MonitoringFilters
+from monitoring.filters import Choices, MonitoringFilters
 
 
 @require_GET
@@ -36,7 +37,7 @@ def endpoint(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
         "filters": asked,
         "ranges": filters.RANGES,
         "autos": filters.AUTOS,
-        "choices": filters.choices(found, now=now),
+        "choices": _choices(found, asked),
         "default_range": filters.DEFAULT_RANGE,
         "groups": groups,
         "switch_spans": " ".join(spans),
@@ -44,6 +45,20 @@ def endpoint(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
         "told": _told(),
     }
     return render(request, "monitoring/endpoint.html", context)
+
+
+def _choices(endpoint: Endpoint, asked: MonitoringFilters) -> Choices:
+    """What the filters offer; also what a link asks for that the endpoint no longer has calls of."""
+    found = filters.choices(endpoint, now=asked.now)
+    return Choices(
+        apis=_with(found.apis, asked.api),
+        models=_with(found.models, asked.model),
+        versions=_with(found.versions, asked.version),
+    )
+
+
+def _with(pairs: Sequence[tuple[str, str]], chosen: str) -> Sequence[tuple[str, str]]:
+    return pairs if not chosen or chosen in dict(pairs) else [*pairs, (chosen, chosen)]
 
 
 def _switch_spans(endpoint: Endpoint, *, now: datetime) -> list[str]:

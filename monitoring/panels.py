@@ -143,6 +143,32 @@ def tiles_for(domain: str) -> list[Tile]:
     ]  # fmt: skip
 
 
+def project_group() -> Group:
+    """All endpoints of a project side by side, for the Grafana dashboard; the console's own page of it is the ledger's."""
+
+    def by_endpoint(query: str) -> list[Line]:
+        return [Line("endpoint", "", query, by="ark_endpoint")]
+
+    return Group(
+        "project",
+        _("All endpoints of the project"),
+        panels=[
+            Panel(
+                "project_calls", _("Calls per minute by endpoint"), CALLS_PER_MINUTE, Measure.COUNT, Kind.LINE,
+                _("All calls, also those that were refused or failed."), by_endpoint("project_calls"),
+            ),
+            Panel(
+                "project_tokens", _("Tokens per minute by endpoint"), TOKENS_PER_MINUTE, Measure.TOKENS, Kind.LINE,
+                _("Input and output tokens together."), by_endpoint("project_tokens"),
+            ),
+            Panel(
+                "project_errors", _("Errors per minute by endpoint"), CALLS_PER_MINUTE, Measure.COUNT, Kind.LINE,
+                _("Calls that were limited, rejected or failed."), by_endpoint("project_errors"),
+            ),
+        ],
+    )  # fmt: skip
+
+
 def panels(groups: Sequence[Group]) -> Iterator[Panel]:
     """The panels of `groups`, in order."""
     for group in groups:

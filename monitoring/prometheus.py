@@ -49,7 +49,6 @@ MAX_SERIES = 100
 
 MAX_BYTES = 16 * 1024 * 1024
 CACHED_ANSWERS = 400
-DECIMALS = 6
 
 
 class Kind(StrEnum):
@@ -93,10 +92,10 @@ class Sample:
 Ask = tuple[str, Grid]
 
 
-def fetch(asks: Sequence[Ask], *, timeout_seconds: float = TIMEOUT_SECONDS) -> dict[Ask, list[Series]]:
+def fetch(asks: Sequence[Ask]) -> dict[Ask, list[Series]]:
     """The series of each query over its grid; side by side, each asked once, from the cache where it can be.
 
-    Raises `Trouble` after `timeout_seconds` at the latest, at once while the breaker is open.
+    Raises `Trouble` after `TIMEOUT_SECONDS` at the latest, at once while the breaker is open.
     """
     where = installation.look().url
     keys = {ask: _key(where, *ask) for ask in asks}
@@ -108,7 +107,7 @@ def fetch(asks: Sequence[Ask], *, timeout_seconds: float = TIMEOUT_SECONDS) -> d
     if missing:
         _breaker.check()
         with _slot():
-            found |= _side_by_side(missing, time.monotonic() + timeout_seconds)
+            found |= _side_by_side(missing, time.monotonic() + TIMEOUT_SECONDS)
         for ask in missing:
             _answers.set(keys[ask], found[ask], timeout=min(max(ask[1].step / 2, 1), 30))
     return found
@@ -238,7 +237,7 @@ def _aligned(pairs: Sequence[tuple[float, str]], grid: Grid) -> list[float | Non
         value = float(text)
         index = round((at - start) / step)
         if math.isfinite(value) and 0 <= index < count:
-            values[index] = round(value, DECIMALS)
+            values[index] = value
     return values
 
 
@@ -264,7 +263,7 @@ def _ask(deadline: float, query: str, grid: Grid | None = None) -> Any:
         raise Trouble(Kind.ERROR, _said(error)) from None
     except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema) as error:
         raise Trouble(Kind.UNREACHABLE, _said(error)) from None
-    except (requests.RequestException, HTTPError, ValueError, KeyError, TypeError) as error:
+    except (requests.RequestException, HTTPError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Trouble(Kind.GARBAGE, _said(error)) from None
 
 

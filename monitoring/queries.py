@@ -92,6 +92,14 @@ def promql(name: str, matchers: Matchers, spans: Spans) -> str:
     )  # fmt: skip
 
 
+SHARES = (50, 95, 99)
+FROM_BUCKETS = {
+    f"{name}_p{share}": (f"{name}_buckets", share / 100)
+    for name in ("ttft", "tpot", "duration_stream", "duration")
+    for share in SHARES
+}
+"""Quantiles that `monitoring.quantiles` works out of a query for buckets, as Prometheus would."""
+
 FOR_LONG_STEPS = frozenset({"tpm_peak", "rpm_peak"})
 """Asked only where a step is longer than a minute: below that they say what the plain line says."""
 
@@ -122,6 +130,12 @@ def _quantile(share: int, metric: str, matchers: str, *, by: str = "le", span: s
     return f"histogram_quantile(0.{share}, sum by ({by}) ({buckets}))"
 
 
+def _histogram(name: str, metric: str, matchers: str) -> dict[str, str]:
+    """The quantiles of a histogram, and the buckets that they all need."""
+    quantiles = {f"{name}_p{share}": _quantile(share, metric, matchers) for share in SHARES}
+    return {**quantiles, f"{name}_buckets": f"sum by (le) ({_rate(f'{metric}_bucket', matchers)})"}
+
+
 _FIRST, _FURTHER = 'is_first="true"', 'is_first="false"'
 _STREAM, _WHOLE = 'stream="true"', 'stream="false"'
 _ALL_TOKENS = f"sum(rate({INPUT}_sum{{$E}}[$W])) + sum(rate({OUTPUT}_sum{{$E}}[$W]))"
@@ -142,10 +156,10 @@ TEMPLATES: dict[str, str] = {
     "rpm_peak": f"max_over_time((60 * sum(rate({REQUESTS}{{$E}}[$M])))[$I:1m])",
     "rpm_limit": f"max({RPM_LIMIT}{{$E}})",
     # --- performance
-    **{f"ttft_p{share}": _quantile(share, STREAMED, _FIRST) for share in (50, 95, 99)},
-    **{f"tpot_p{share}": _quantile(share, STREAMED, _FURTHER) for share in (50, 95, 99)},
-    **{f"duration_stream_p{share}": _quantile(share, DURATION, _STREAM) for share in (50, 95, 99)},
-    **{f"duration_p{share}": _quantile(share, DURATION, _WHOLE) for share in (50, 95, 99)},
+    **_histogram("ttft", STREAMED, _FIRST),
+    **_histogram("tpot", STREAMED, _FURTHER),
+    **_histogram("duration_stream", DURATION, _STREAM),
+    **_histogram("duration", DURATION, _WHOLE),
     "output_speed": f"sum({_rate(f'{STREAMED}_count', _FURTHER)}) / (sum({_rate(f'{STREAMED}_sum', _FURTHER)}) > 0)",
     "in_flight": f"max_over_time(sum({IN_FLIGHT}{{$S}})[$I:$L])",
     # --- errors

@@ -107,6 +107,8 @@ class Stack:
 
     def stop(self) -> None:
         """End it whatever its state."""
+        for held in self._held:
+            held.release()
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.interrupt()

@@ -1,13 +1,17 @@
 // What every chart of the console shares: colours of the theme for a canvas, and times in the reader's zone.
 
-// A canvas knows neither custom properties nor light-dark(): the browser resolves them on an element.
-export function colour(element, name) {
-  const probe = document.createElement("span");
-  probe.hidden = true;
-  probe.style.color = `var(${name})`;
-  element.append(probe);
-  const resolved = getComputedStyle(probe).color;
-  probe.remove();
+// A canvas knows neither custom properties nor light-dark(): the browser resolves them on elements.
+// All at once: each question of its own would have it work out the styles of the whole page again.
+export function colours(element, names) {
+  const probes = names.map((name) => {
+    const probe = document.createElement("span");
+    probe.hidden = true;
+    probe.style.color = `var(${name})`;
+    return probe;
+  });
+  element.append(...probes);
+  const resolved = probes.map((probe) => getComputedStyle(probe).color);
+  for (const probe of probes) probe.remove();
   return resolved;
 }
 

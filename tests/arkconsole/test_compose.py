@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from arkconsole.processes import Site, process_table
+from monitoring import config
 from tests.arkconsole.test_configuration import documented_variables
 from tests.servers import ROOT
 
@@ -58,9 +59,32 @@ def test_a_container_waits_for_what_its_process_needs() -> None:
     assert COMPOSE["services"]["redis"]["volumes"]
 
 
+def test_the_prometheus_beside_them_has_the_flags_of_our_own_and_reads_what_prepare_writes() -> None:
+    service = COMPOSE["services"]["prometheus"]
+    assert tuple(service["command"]) == config.server_flags(
+        config_file="/data/run/prometheus.yml", data_dir="/data/prometheus/data", listen="0.0.0.0:9090"
+    )
+    assert service["volumes"] == OURS["prepare"]["volumes"]
+    assert "ports" not in service, "it knows no password: only the other containers reach it"
+    # The token's file is its owner's alone.
+    assert f"--uid {service['user']} " in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert OURS["console"]["environment"]["PROMETHEUS_URL"].endswith("http://prometheus:9090}")
+
+
 def test_the_image_carries_every_room_and_runs_as_nobody_special() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    for room in ("arkconsole", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common", "demo"):
+    for room in (
+        "arkconsole",
+        "monitoring",
+        "gateway",
+        "endpoints",
+        "metering",
+        "catalog",
+        "iam",
+        "audit",
+        "common",
+        "demo",
+    ):
         assert f"COPY {room} {room}" in dockerfile
     assert re.search(r"^USER (?!root)\w+", dockerfile, re.MULTILINE)
     assert "/work" not in dockerfile

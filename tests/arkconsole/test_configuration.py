@@ -13,10 +13,10 @@ import pytest
 
 from tests.servers import ROOT
 
-ROOMS = ("arkconsole", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common")
+ROOMS = ("arkconsole", "monitoring", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common")
 # Read or set for the children of `up`, by Python and Django themselves.
 NOT_OURS = {"DJANGO_SETTINGS_MODULE", "PYTHONUNBUFFERED"}
-SETTINGS_HELPERS = {"_url", "_number", "_secret_from_data_dir", "_zone", "_networks"}
+SETTINGS_HELPERS = {"_url", "_number", "_secret_from_data_dir", "_zone", "_networks", "_headers"}
 
 
 def documented_variables() -> set[str]:
@@ -65,6 +65,9 @@ def test_the_search_for_variables_finds_what_we_know_of(name: str) -> None:
         ({"PORT": "18000", "GATEWAY_PORT": "18000"}, "PORT and GATEWAY_PORT are both 18000"),
         ({"TIME_ZONE": "Mars/Base"}, "TIME_ZONE='Mars/Base': no such time zone"),
         ({"TRUSTED_PROXIES": "10.0.0.0/8, nonsense"}, "TRUSTED_PROXIES: ' nonsense' is neither"),
+        ({"METRICS_TOKEN": "short"}, "METRICS_TOKEN: must be 16 or more letters"),
+        ({"PROMETHEUS_URL": "http://me:secret@host"}, "name PROMETHEUS_USERNAME and PROMETHEUS_PASSWORD apart"),
+        ({"PROMETHEUS_HEADERS": "team"}, "PROMETHEUS_HEADERS: write it like X-Scope-OrgID=team"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name_in_one_line(variables: dict[str, str], says: str) -> None:
@@ -84,8 +87,18 @@ def test_a_database_that_does_not_answer_is_said_in_one_line() -> None:
     assert "secret" not in ran.stderr
 
 
-def _manage(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def test_prometheus_gets_in_by_the_inner_name_and_without_tls_everybody_else_is_redirected() -> None:
+    code = (
+        "from django.test import Client; ask = Client(headers={'host': '127.0.0.1:8000'}).get; "
+        "print([ask(path).status_code for path in ('/metrics', '/monitoring/targets', '/')])"
+    )
+    ran = _manage("shell", "-v", "0", "-c", code, CONSOLE_URL="https://ark.example.com")
+
+    assert ran.stdout.strip().splitlines()[-1:] == ["[401, 401, 301]"], ran.stderr
+
+
+def _manage(command: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "manage.py", command], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
+        [sys.executable, "manage.py", command, *arguments], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
         check=False, timeout=60,
     )  # fmt: skip

@@ -30,13 +30,28 @@ def test_the_folder_is_made_for_its_owner_alone(data: DataDir) -> None:
 def test_secrets_are_made_once_and_kept(data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SECRET_KEY")
     monkeypatch.delenv("FIELD_ENCRYPTION_KEY")
+    monkeypatch.delenv("METRICS_TOKEN")
+    names = ("secret-key", "field-encryption-key", "metrics-token")
     data.ensure_secrets()
-    first = data.read("secret-key"), data.read("field-encryption-key")
+    first = [data.read(name) for name in names]
     assert len(first[0]) > 50
     Fernet(first[1])
-    assert mode(data.root / "secret-key") == mode(data.root / "field-encryption-key") == 0o600
+    assert len(first[2]) > 40
+    assert {mode(data.root / name) for name in names} == {0o600}
     data.ensure_secrets()
-    assert (data.read("secret-key"), data.read("field-encryption-key")) == first
+    assert [data.read(name) for name in names] == first
+
+
+def test_prometheus_reads_the_token_from_a_private_file(data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = data.configure_prometheus(console_url="http://127.0.0.1:8000", scrape_seconds=15)
+    assert f'credentials_file: "{data.run}/metrics-token"' in path.read_text()
+    assert data.read("run/metrics-token") == os.environ["METRICS_TOKEN"]
+    assert mode(path) == mode(data.run / "metrics-token") == 0o600
+    monkeypatch.delenv("METRICS_TOKEN")
+    data.ensure_secrets()
+    path = data.configure_prometheus(console_url="http://127.0.0.1:8000", scrape_seconds=15)
+    assert f'credentials_file: "{data.root}/metrics-token"' in path.read_text()
+    assert data.read("metrics-token") not in path.read_text()
 
 
 def test_secrets_of_the_environment_are_not_written_down(data: DataDir) -> None:
@@ -47,10 +62,13 @@ def test_secrets_of_the_environment_are_not_written_down(data: DataDir) -> None:
 
 def test_inner_ports_survive_a_restart(data: DataDir) -> None:
     ports = data.ports()
-    data.note_ports(ports, redis_url="redis://:secret@127.0.0.1:1/0")
+    assert ports.keys() == {"valkey", "demo", "prometheus"}
+    data.note_ports(ports, redis_url="redis://:secret@127.0.0.1:1/0", prometheus_url="")
     assert data.ports() == ports
     assert mode(data.run / "ports.json") == 0o600
-    assert json.loads(data.read("run/ports.json"))["redis_url"].startswith("redis://")
+    noted = json.loads(data.read("run/ports.json"))
+    assert noted["redis_url"].startswith("redis://")
+    assert "prometheus_url" not in noted
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[1]", '{"valkey": "x", "demo": -5}', '{"valkey": 99999999}'])

@@ -24,6 +24,25 @@ def test_what_serves_waits_for_the_migrations_and_for_the_embedded_redis() -> No
         assert set(processes[name].needs) == {"prepare", "valkey"}
 
 
+def test_nothing_waits_for_prometheus_which_waits_for_its_configuration_and_its_program() -> None:
+    assert "prometheus" not in table()
+    there = table(prometheus="/usr/bin/prometheus", prometheus_port=9)
+    assert there["prometheus"].needs == ("prepare",)
+    assert there["prometheus"].ready == "http://127.0.0.1:9/-/ready"
+    assert {
+        "--config.file=/data/run/prometheus.yml",
+        "--storage.tsdb.path=/data/prometheus/data",
+        "--storage.tsdb.retention.time=15d",
+        "--web.listen-address=127.0.0.1:9",
+    } <= set(there["prometheus"].command)
+    fetched = table(prometheus="/data/prometheus/bin/prometheus", is_prometheus_missing=True)
+    assert fetched["prometheus"].needs == ("prepare", "get-prometheus")
+    assert fetched["get-prometheus"].is_step
+    optional = {name for name, process in fetched.items() if process.is_optional}
+    assert optional == {"prometheus", "get-prometheus"}
+    assert not [process.name for process in fetched.values() if optional & {*process.needs} and not process.is_optional]
+
+
 @pytest.mark.parametrize(
     ("bind", "listens", "is_probed_at"),
     [

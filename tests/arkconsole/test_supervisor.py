@@ -162,6 +162,56 @@ def test_a_missing_program_is_named(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
+def test_the_start_does_not_wait_for_what_is_optional(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)"
+
+    async def scene() -> None:
+        async with supervised(
+            tmp_path,
+            child("main", SLEEP),
+            child("fetch", wait, is_step=True, is_optional=True),
+            child("extra", SLEEP, needs=("fetch",), is_optional=True),
+        ) as boss:
+            assert await boss.start()
+            assert boss.pid("extra") is None
+            go.touch()
+            assert await asyncio.wait_for(boss.settle("extra"), 15) == ""
+            assert boss.pid("extra")
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("fetch", "extra", "why"),
+    [
+        ("raise SystemExit(1)", SLEEP, "fetch ended with exit code 1."),
+        ("", "raise SystemExit(2)", "extra ended with exit code 2."),
+    ],
+)
+def test_what_is_optional_and_cannot_be_started_is_given_up_in_silence(
+    tmp_path: Path, fetch: str, extra: str, why: str
+) -> None:
+    said: list[str] = []
+
+    async def scene() -> None:
+        async with supervised(
+            tmp_path,
+            child("main", SLEEP),
+            child("fetch", fetch, is_step=True, is_optional=True),
+            # Ready only when it answers: a process that dies at once never is.
+            child("extra", extra, needs=("fetch",), ready=f"http://127.0.0.1:{free_port()}/", is_optional=True),
+            said=said,
+            longest_delay_seconds=0.02,
+        ) as boss:
+            assert await boss.start()
+            assert await asyncio.wait_for(boss.settle("extra"), 15) == why
+            assert boss.pid("main")
+            assert not said
+
+    asyncio.run(scene())
+
+
 def test_the_whole_group_ends_with_its_leader(tmp_path: Path) -> None:
     """A worker that keeps the listening socket would keep its leader's successor from starting."""
     port = free_port()

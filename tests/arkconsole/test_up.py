@@ -16,7 +16,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.servers import ROOT, free_port
+from arkconsole.management.commands import up as up_command
+from tests.servers import ROOT, free_port, redis_server
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.quickstart, pytest.mark.timeout(300)]
@@ -65,7 +66,8 @@ def left_over(stack: Stack) -> list[list[str]]:
 
 
 def test_one_block_says_everything_and_its_curl_line_answers(running: Stack) -> None:
-    for wanted in (running.console_url, f"{running.gateway_url}/api/v3", running.demo_key):
+    monitoring = f"Monitoring  on: Prometheus runs at {running.prometheus_url}"
+    for wanted in (running.console_url, f"{running.gateway_url}/api/v3", running.demo_key, monitoring):
         assert wanted in running.output
     assert call(running)["choices"]
     assert httpx.get(f"{running.console_url}/", follow_redirects=True, trust_env=False).status_code == 200
@@ -79,6 +81,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_is_quick_and_keeps_its_data(r
     assert seconds < 30
     assert (running.demo_key, running.demo_endpoint) == (key, endpoint)
     assert "shown this once" not in running.output
+    assert "Monitoring  on" in running.output
     assert call(running)["choices"]
 
 
@@ -141,10 +144,46 @@ def test_a_data_directory_that_cannot_be_is_refused_in_one_sentence(running: Sta
     assert re.fullmatch(r"Cannot use \S+ as data directory: .*\n", refused.stderr)
 
 
-def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own(running: Stack, tmp_path: Path) -> None:
-    other = Stack(tmp_path / "data")
+def test_a_killed_prometheus_comes_back_and_keeps_its_data(running: Stack) -> None:
+    """It reads what the console names, with the token, as soon as monitoring has been opened."""
+    code = "from monitoring.models import *; from iam.models import Project; from django.utils import timezone as t; "
+    code += "Subscription.objects.create(project=Project.objects.first(), asked_at=t.now(), step_at=t.now(), look_at=t.now())"
+    subprocess.run([sys.executable, "manage.py", "shell", "-v", "0", "-c", code], cwd=ROOT, env=running.env, check=True)
+
+    def began() -> float:
+        """When the first figure was read from the console; 0 while there is none."""
+        query = {"query": 'min_over_time(timestamp(up{job="ark-console"} == 1)[1h:1s])'}
+        try:
+            answer = httpx.get(f"{running.prometheus_url}/api/v1/query", params=query, timeout=5, trust_env=False)
+            return float(answer.json()["data"]["result"][0]["value"][1])
+        except (httpx.HTTPError, LookupError, ValueError):
+            return 0
+
+    running.wait_until(began, seconds=60, what="figures of the console")
+    first = began()
+    running.wait_back("prometheus", running.kill("prometheus"))
+    running.wait_until(began, seconds=30, what="Prometheus answers again")
+    assert began() == first
+
+
+def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own_and_without_prometheus(
+    running: Stack, tmp_path: Path
+) -> None:
+    """It finds none, and the package cannot be had: all the rest runs, and it says why monitoring is off."""
+    for name, script in {
+        "prometheus": "echo another program",
+        "apt-get": "echo \"E: Failed to fetch http://deb/p.deb  Temporary failure resolving 'deb'\"; exit 100",
+        "dpkg-deb": "exit 1",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    other = Stack(tmp_path / "data", {"PROMETHEUS_BIN": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"})
     try:
         other.start()
+        assert (
+            "Monitoring  off: Prometheus could not be downloaded (Temporary failure resolving 'deb'). Start again"
+            in other.output
+        )
         assert call(other)["choices"]
         assert call(running)["choices"]
         assert other.demo_key != running.demo_key
@@ -152,3 +191,11 @@ def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own(running: Stack, tm
         assert other.process.wait(60) == 0
     finally:
         other.stop()
+
+
+def test_a_redis_that_does_not_answer_is_said_without_its_password() -> None:
+    trouble = up_command._redis_trouble(f"redis://me:secret@127.0.0.1:{free_port()}/0")
+    assert "REDIS_URL (127.0.0.1:" in trouble
+    assert "does not answer" in trouble
+    assert "secret" not in trouble
+    assert up_command._redis_trouble(redis_server.url) == ""

@@ -193,6 +193,8 @@ def test_series_of_healthy_endpoints_start_at_zero_both_versions_of_a_switch_inc
         for sample in families(text)["ark_api_proxy_request"].samples
     }
     assert found == {("ep-1", "m-1", 0), ("ep-2", "m-1", 0), ("ep-2", "m-2", 0)}
+    codes = {sample.labels["code"] for sample in families(text)["ark_api_proxy_request"].samples}
+    assert {"Success", "RateLimitExceeded.EndpointRPMExceeded", "ServiceUnavailable"} <= codes
     assert samples(text, ark_endpoint="ep-1")["ark_api_proxy_request_duration_seconds_bucket le=0.1 stream=true"] == 0
 
 
@@ -214,11 +216,11 @@ def test_the_first_scrape_of_what_is_new_says_zero_and_the_second_all_of_it() ->
 
     # A code that was never seen begins at 0 too, beside others that go on.
     series.count("Success", 200)
-    series.count("ServerOverloaded", 429)
+    series.count("AccessDenied", 403)
     found = samples(exposed(metrics))
     assert found["ark_api_proxy_request_total code=Success http_status_code=200"] == 2
-    assert found["ark_api_proxy_request_total code=ServerOverloaded http_status_code=429"] == 0
-    assert samples(exposed(metrics))["ark_api_proxy_request_total code=ServerOverloaded http_status_code=429"] == 1
+    assert found["ark_api_proxy_request_total code=AccessDenied http_status_code=403"] == 0
+    assert samples(exposed(metrics))["ark_api_proxy_request_total code=AccessDenied http_status_code=403"] == 1
 
 
 def test_what_nobody_looked_at_for_long_is_no_sudden_increase() -> None:

@@ -31,6 +31,7 @@ from monitoring.prometheus import Kind, Sample
 from tests import builders
 from tests.builders import NOW
 from tests.endpoints.pages.clients import htmx, signed_in
+from tests.servers import ON_SQLITE
 
 State, Step = Subscription.State, Subscription.Step
 HERE = Installation(Presence.ON, url="http://127.0.0.1:9090")
@@ -91,6 +92,16 @@ def test_each_trouble_belongs_to_a_step_and_is_said_in_a_sentence() -> None:
         here = Installation(Presence.OFF, why=WhyOff.NOT_RUN)
         assert bool(opening.sentence(trouble, installation=here)) == (trouble != Trouble.NONE)
     assert opening.sentence("of a later release", installation=HERE) == ""
+    # It came up after it was given up.
+    assert opening.sentence(Trouble.OFF, installation=HERE, has_failed=True) == "Prometheus is there now. Try again."
+
+
+def test_what_was_waited_for_in_vain_is_said_otherwise_than_while_it_is_waited_for() -> None:
+    for trouble in (Trouble.NO_SAMPLE, Trouble.NOT_ASKED):
+        assert "in time" not in opening.sentence(trouble, installation=HERE)
+        assert "in time" in opening.sentence(trouble, installation=HERE, has_failed=True)
+    refused = [opening.sentence(Trouble.REFUSED, installation=HERE, has_failed=each) for each in (False, True)]
+    assert refused[0] == refused[1] != ""
 
 
 # --- the look --------------------------------------------------------------------------------------------------------
@@ -204,6 +215,7 @@ def test_pressing_again_changes_nothing_but_begins_anew_after_a_failure() -> Non
     assert press(NOW + 3 * SECOND).is_open
 
 
+@pytest.mark.skipif(ON_SQLITE, reason="SQLite has one writer at a time")
 @pytest.mark.django_db(transaction=True)
 def test_two_people_who_press_at_once_make_one_opening() -> None:
     project, people = builders.project("default"), [builders.actor() for _each in range(4)]
@@ -433,6 +445,9 @@ def test_htmx_gets_the_steps_and_each_change_of_them(owner: Client) -> None:
     assert first
     url = f"{STEPS}?project=default&next=/monitoring/&seen="
     assert owner.get(url + first[1], headers=htmx("monitoring-opening")).status_code == 204
+    with CaptureQueriesContext(connection) as queries:
+        owner.get(url + first[1], headers=htmx("monitoring-opening"))
+    assert len(queries) <= 9  # asked for every second
     advance(Trouble.NOT_ASKED)
     page = text(owner, url + first[1], **htmx("monitoring-opening"))
     assert "Prometheus has not asked the console for the list yet." in page

@@ -128,10 +128,10 @@ def test_totals_are_those_of_the_ledger_with_what_was_before(owner: Client) -> N
     use("elsewhere", now, project_id="elsewhere", calls=5, succeeded=5, input_tokens=7, output_tokens=7)
     page = text(owner)
     assert tiles(page) == {
-        "Calls": ("100", "+25 % before: 80"),
-        "Tokens": ("4 M", "+100 % before: 2 M"),
-        "Error rate": ("10 %", "before: 0 %"),
-        "Cost": ("¥4.50", "+125 % before: ¥2.00"),
+        "Calls": ("100", "+25 % the 24 hours before: 80"),
+        "Tokens": ("4 M", "+100 % the 24 hours before: 2 M"),
+        "Error rate": ("10 %", "the 24 hours before: 0 %"),
+        "Cost": ("¥4.50", "+125 % the 24 hours before: ¥2.00"),
     }
     assert 'title="4,000,500"' in page
     assert "500 tokens had no price" in page
@@ -147,16 +147,18 @@ def test_the_time_before_ends_at_the_same_minute(owner: Client) -> None:
         at=ledger.floor_minute(now - DAY) + timedelta(minutes=1), project_id="default", endpoint_id="ep-1",
         version_id=1, api="chat", key_id=1, calls=40, succeeded=40,
     )  # fmt: skip
-    assert tiles(text(owner))["Calls"] == ("1", "−50 % before: 2")
+    assert tiles(text(owner))["Calls"] == ("1", "−50 % the 24 hours before: 2")
 
 
-@pytest.mark.parametrize(("chosen", "days"), [("24h", 1), ("7d", 7), ("15d", 15)])
-def test_each_range_counts_what_lies_in_it(owner: Client, chosen: str, days: int) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "label", "days"), [("24h", "24 hours", 1), ("7d", "7 days", 7), ("15d", "15 days", 15)]
+)
+def test_each_range_counts_what_lies_in_it(owner: Client, chosen: str, label: str, days: int) -> None:
     now = timezone.now()
     use("ep-1", now - days * DAY + HOUR, calls=3, succeeded=3)
     use("ep-1", now - days * DAY - HOUR, calls=4, succeeded=4)
     page = text(owner, f"{URL}?range={chosen}")
-    assert tiles(page)["Calls"] == ("3", "−25 % before: 4")
+    assert tiles(page)["Calls"] == ("3", f"−25 % the {label} before: 4")
     assert f'href="/monitoring/?range={chosen}&amp;sort=-tokens" aria-current="true"' in page
 
 
@@ -228,7 +230,7 @@ def test_htmx_gets_the_table_alone(owner: Client, three: dict[str, Endpoint]) ->
 def test_without_calls_the_page_says_so(owner: Client) -> None:
     page = text(owner)
     assert "No calls in this range" in page
-    assert tiles(page)["Error rate"] == ("–", "before: –")
+    assert tiles(page)["Error rate"] == ("–", "the 24 hours before: –")
 
 
 def test_it_is_there_before_monitoring_is_open_and_names_the_missing_permission(project: Project) -> None:

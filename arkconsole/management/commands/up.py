@@ -80,9 +80,10 @@ async def _run() -> None:
             prometheus = asyncio.ensure_future(_settle_prometheus(supervisor, data, site))
             if await supervisor.start():
                 supervisor.watch(_watch_ticks(supervisor, site.redis_url))
+                seconds = time.monotonic() - began
                 # It is there as soon as the rest in most cases; a slow download gets a line of its own later.
-                await asyncio.wait({prometheus}, timeout=PROMETHEUS_SECONDS)
-                _say(await asyncio.to_thread(_block, data, site, time.monotonic() - began))
+                await asyncio.wait({prometheus}, timeout=1 if site.is_prometheus_missing else PROMETHEUS_SECONDS)
+                _say(await asyncio.to_thread(_block, data, site, seconds))
                 if not prometheus.done():
                     supervisor.watch(_say_later(prometheus))
                 await supervisor.wait()
@@ -152,7 +153,7 @@ async def _settle_prometheus(supervisor: Supervisor, data: DataDir, site: Site) 
             data.note_prometheus(Installation(Presence.ON, url=f"http://127.0.0.1:{site.prometheus_port}"))
         # The step that gets it has noted why it could not.
         elif _noted(data).state != Presence.OFF:
-            data.note_prometheus(Installation(Presence.OFF, why=WhyOff.KEEPS_ENDING, detail=trouble))
+            data.note_prometheus(Installation(Presence.OFF, why=WhyOff.KEEPS_ENDING, detail=trouble.rstrip(".")))
     return _monitoring(data)
 
 
@@ -167,10 +168,10 @@ def _noted(data: DataDir) -> Installation:
 def _monitoring(data: DataDir) -> str:
     """Where monitoring stands, in one line."""
     if settings.PROMETHEUS_IS_EXTERNAL:
-        return f"on, with the Prometheus of PROMETHEUS_URL ({settings.PROMETHEUS_URL})"
+        return f"on: with the Prometheus of PROMETHEUS_URL, {settings.PROMETHEUS_URL}"
     found = _noted(data)
     if found.is_on:
-        return f"on, with Prometheus at {found.url}"
+        return f"on: Prometheus runs at {found.url}; a project opens its charts with one click"
     with translation.override("en"):
         is_on_its_way = found.state in {Presence.STARTING, Presence.GETTING}
         return f"{'not on yet' if is_on_its_way else 'off'}: {found.reason}"
@@ -239,11 +240,9 @@ def _block(data: DataDir, site: Site, seconds: float) -> str:
     lines.append(f"  Gateway     {settings.GATEWAY_URL}/api/v3")
     lines.append(f"  Monitoring  {_monitoring(data)}")
     key, endpoint = data.read("demo-key"), data.read("demo-endpoint")
-    if site.demo_port and endpoint and not redis_trouble:
-        _wait_until_called_for(endpoint)
     if site.demo_port and key:
         lines.append(f"  Demo key    {key}")
-        if endpoint:
+        if endpoint and _can_be_called(endpoint, patience_seconds=0 if redis_trouble else DEMO_SECONDS):
             body = json.dumps({"model": endpoint, "messages": [{"role": "user", "content": "Hello"}]})
             call = f"{settings.GATEWAY_URL}/api/v3/chat/completions -H 'Authorization: Bearer {key}'"
             lines += ["", "Try it:", f"  curl {call} -H 'Content-Type: application/json' -d '{body}'"]
@@ -251,19 +250,22 @@ def _block(data: DataDir, site: Site, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _wait_until_called_for(endpoint_id: str) -> None:
+def _can_be_called(endpoint_id: str, *, patience_seconds: float) -> bool:
     """Wait while the demo endpoint is being scheduled: a line that is printed to be tried must work."""
-    deadline = time.monotonic() + DEMO_SECONDS
+    deadline = time.monotonic() + patience_seconds
     statuses = Endpoint.objects.filter(pk=endpoint_id).values_list("status", flat=True)
     try:
         if statuses.first() != Status.SCHEDULING:
-            return
-        while statuses.all().first() == Status.SCHEDULING and time.monotonic() < deadline:
+            return True
+        while statuses.all().first() == Status.SCHEDULING:
+            if time.monotonic() >= deadline:
+                return False
             time.sleep(0.1)
     finally:
         connection.close()
     # A gateway worker looks for changed routes once a second.
     time.sleep(1.1)
+    return True
 
 
 async def _watch_ticks(supervisor: Supervisor, redis_url: str) -> None:

@@ -1,5 +1,5 @@
 // The first chart of the product: wanted and seen share over time, drawn by uPlot from the page's own JSON.
-import { axisLook, clock, colour } from "../charts.js";
+import { axisLook, clock, colours } from "../charts.js";
 
 const box = document.getElementById("switch-chart");
 const table = document.getElementById("switch-shares")?.closest("details");
@@ -11,8 +11,8 @@ const at = clock(box?.dataset.zone, { hour: "2-digit", minute: "2-digit", second
 const percent = (value) => (value === null || value === undefined ? "–" : `${value} %`);
 
 function options() {
-  const colours = { border: colour(box, "--ark-border"), hint: colour(box, "--ark-hint") };
-  const axis = axisLook(box, () => colours);
+  const [border, hint, seen] = colours(box, ["--ark-border", "--ark-hint", "--ark-accent-text"]);
+  const axis = axisLook(box, () => ({ border, hint }));
   return {
     width: Math.max(box.clientWidth, 240),
     height: HEIGHT,
@@ -25,11 +25,11 @@ function options() {
     series: [
       { label: box.dataset.time, value: (_plot, value) => at(value) },
       {
-        label: box.dataset.wanted, stroke: colours.hint, width: 1.5, dash: [6, 4], points: { show: false },
+        label: box.dataset.wanted, stroke: hint, width: 1.5, dash: [6, 4], points: { show: false },
         paths: uPlot.paths.stepped({ align: 1 }), value: (_plot, value) => percent(value),
       },
       {
-        label: box.dataset.seen, stroke: colour(box, "--ark-accent-text"), width: 2, spanGaps: true, points: { size: 4 },
+        label: box.dataset.seen, stroke: seen, width: 2, spanGaps: true, points: { size: 4 },
         value: (_plot, value) => percent(value),
       },
     ],

@@ -82,8 +82,8 @@ export async function ask(address, signal) {
     const answer = await fetch(address, { headers: { Accept: "application/json" }, signal });
     const isJson = answer.headers.get("Content-Type")?.startsWith("application/json");
     if (answer.redirected && !isJson) location.reload(); // signed out meanwhile: the page asks to sign in
-    if (!answer.ok || !isJson) return { state: "refused", status: answer.status };
-    return await answer.json();
+    const told = isJson ? await answer.json() : {};
+    return answer.ok && isJson ? told : { state: "refused", status: answer.status, message: told.message };
   } catch {
     return { state: "away" };
   }

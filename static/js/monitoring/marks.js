@@ -10,7 +10,7 @@ export class Changes {
   constructor(root) {
     const part = (name) => root.querySelector(`[data-part=${name}]`);
     this.root = root;
-    this.parts = { band: part("band"), shares: part("shares"), count: part("count"), list: part("list"), details: part("details") };
+    this.parts = { band: part("band"), shares: part("shares"), count: part("count"), list: part("list"), note: part("note"), details: part("details") };
   }
 
   // The range that the charts show; what is known is drawn again for it.
@@ -40,12 +40,14 @@ export class Changes {
     const pins = marks.map((mark) =>
       draw("rect", { x: place(mark.at), width: 2, y: 2, height: 18, class: `mon-pin mon-pin-${mark.kind}` },
         title([times.full(mark.at), mark.title, mark.by].filter(Boolean).join(" · "))));
-    this.parts.band.replaceChildren(...segments, ...pins);
+    const unknown = draw("rect", { x: 0, width: "100%", y: 6, height: 10, class: "mon-band-unknown" });
+    this.parts.band.replaceChildren(unknown, ...segments, ...pins);
     const total = [...held.values()].reduce((sum, each) => sum + each.seconds, 0) || 1;
     this.parts.shares.replaceChildren(...[...held].filter(([, each]) => each.seconds > 0).map(([label, each]) =>
       make("li", {}, make("span", { className: `ark-dot ${TONES[each.tone] ?? ""}`, text: `${label} ${percent(each.seconds / total)}` }))));
     write(this.parts.count, marks.length === 1 ? words.one_change : say("changes", { n: marks.length }));
     this.parts.details.hidden = marks.length === 0;
+    write(this.parts.note, answer.note ?? "");
     this.parts.list.replaceChildren(...[...marks].sort((one, other) => other.at - one.at).map(line));
     this.root.removeAttribute("aria-busy");
   }

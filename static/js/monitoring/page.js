@@ -13,7 +13,6 @@ import { say, words } from "./words.js";
 const root = document.getElementById("monitoring");
 const form = document.getElementById("monitoring-filters");
 const TROUBLES = new Set(["off", "unreachable", "slow", "error", "too_much", "busy", "away", "refused"]);
-const OF_ONE_GROUP = new Set(["error", "too_much"]); // the others are said once, on top
 
 let filters = read();
 let shown = null; // {from, to} as the last answer has it
@@ -41,9 +40,10 @@ const groups = [...root.querySelectorAll("[data-group]")].map((element) => ({
 const panels = groups.flatMap((group) => group.panels);
 const changes = new Changes(document.getElementById("monitoring-band"));
 
+// In steps of 100 pixels: a window a little wider asks for what is known already.
+const width = () => Math.ceil(Math.max(...panels.map((panel) => panel.width), 300) / 100) * 100;
 const loader = new Loader(groups, {
-  // In steps of 100 pixels: a window a little wider asks for what is known already.
-  width: () => Math.ceil(Math.max(...panels.map((panel) => panel.width), 300) / 100) * 100,
+  width,
   onLoading(group, isQuiet) {
     group.element.setAttribute("aria-busy", "true");
     if (!isQuiet) for (const panel of group.panels) panel.loading();
@@ -54,11 +54,13 @@ const loader = new Loader(groups, {
 function answered(group, answer) {
   group.element.removeAttribute("aria-busy");
   const isTrouble = TROUBLES.has(answer.state);
-  const why = isTrouble ? trouble(answer) : "";
+  const why = isTrouble ? trouble(answer) : answer.message;
   group.why = why;
-  group.isAlone = OF_ONE_GROUP.has(answer.state);
   showNotes();
   if (answer.from) {
+    // The file holds the very points that are drawn.
+    const query = toQuery({ ...filters, from: answer.from, to: answer.to }, { width: width() });
+    for (const panel of group.panels) panel.csvAddress = `${panel.element.dataset.csv}?${query}`;
     shown = { from: answer.from, to: answer.to };
     write(document.getElementById("monitoring-span"), say("span", { from: times.full(answer.from), to: times.full(answer.to) }));
     changes.span(shown);
@@ -84,17 +86,19 @@ function seeSwitches() {
 
 function trouble(answer) {
   if (answer.state === "away") return words.away;
-  if (answer.state === "refused") return say("refused", { status: answer.status });
-  return answer.message || words.away;
+  return answer.message || say("refused", { status: answer.status ?? answer.state });
 }
 
+// What ails more than one group is said once, on top.
 const pageNote = document.getElementById("monitoring-note");
 function showNotes() {
-  for (const group of groups) showNote(group.note, group.isAlone ? group.why : "");
-  showNote(pageNote, groups.find((group) => group.why && !group.isAlone)?.why ?? "");
+  const shared = groups.map((group) => group.why).find((why, at, all) => why && (all.indexOf(why) !== at || groups[at].panels.length === 0));
+  showNote(pageNote, shared ?? "");
+  for (const group of groups) showNote(group.note, group.why && group.why !== shared ? group.why : "");
 }
 function showNote(note, why) {
   note.hidden = !why;
+  if (!why) return;
   write(note.querySelector("[data-part=sentence]"), why);
 }
 
@@ -109,8 +113,6 @@ function apply(next, { isNew = true } = {}) {
   root.classList.toggle("is-zoomed", isFixed(filters));
   const [reset, out] = [document.getElementById("monitoring-reset"), document.getElementById("monitoring-out")];
   reset.hidden = out.hidden = !isFixed(filters);
-  const query = toQuery(filters);
-  for (const panel of panels) panel.csvAddress = `${panel.element.dataset.csv}${query ? `?${query}` : ""}`;
   load({ isQuiet: false });
 }
 

@@ -58,7 +58,7 @@ export class Panel {
     const isEmpty = !found || Boolean(found.empty) || !series.length;
     this.answer = answer;
     this.series = isEmpty ? [] : series;
-    write(this.parts.current, isEmpty ? "–" : found.current_text || readable(found.current, this.measure));
+    write(this.parts.current, isEmpty ? "–" : readable(found.current, this.measure));
     this.parts.current.title = isEmpty ? "" : `${exact(found.current, this.measure)} ${this.measure === "percent" ? "" : this.unit}`.trim();
     write(this.parts.note, found?.note ?? "");
     this.parts.note.hidden = !found?.note;

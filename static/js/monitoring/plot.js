@@ -203,12 +203,12 @@ export class Plot {
       points: { show: false, filter: (plot, index) => lonely(plot, index), size: 4, fill: stroke },
     };
     if (layer.role === "bar") {
-      return { ...shared, fill: stroke, width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.8, 40], align: 0 }) };
+      return { ...shared, fill: stroke, width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.8, 40], align: -1 }) };
     }
     if (layer.role === "limit") return { ...shared, dash: [8, 5], width: 1.25, points: { show: false } };
     if (layer.role !== "line") return { ...shared, dash: DASH, width: 1.25 };
     // One area at most: several over one another only turn grey.
-    return this.kind === "area" && layer.of === this.series[0] ? { ...shared, fill: () => palette().fills[0] } : shared;
+    return this.kind === "area" && layer.of === this.series[0] ? { ...shared, fill: () => palette().area } : shared;
   }
 
   #drawMarks(plot) {

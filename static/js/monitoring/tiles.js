@@ -17,7 +17,10 @@ function sparkline(values) {
 
 function change(found, tile) {
   const percent = found.change_percent;
-  if (percent === null || percent === undefined) return make("span", { className: "ark-hint", text: tile.dataset.noChange });
+  if (percent === null || percent === undefined) {
+    return make("span", { className: "ark-hint", title: tile.dataset.noChange },
+      make("span", { "aria-hidden": "true", text: "–" }), make("span", { className: "ark-sr", text: tile.dataset.noChange }));
+  }
   const size = Math.abs(percent);
   const isSame = size < 0.05;
   const arrow = isSame ? "" : percent > 0 ? "▲ " : "▼ ";
@@ -38,7 +41,8 @@ export function showTiles(root, tiles) {
     value.title = found?.exact ?? "";
     write(tile.querySelector("[data-part=unit]"), found && found.value !== null ? (found.unit ?? "") : "");
     tile.querySelector("[data-part=spark]").replaceChildren(...[sparkline(found?.spark)].filter(Boolean));
-    tile.querySelector("[data-part=change]").replaceChildren(...(found ? [change(found, tile)] : []));
+    const foot = found?.note ? make("span", { className: "ark-hint", text: found.note }) : found && change(found, tile);
+    tile.querySelector("[data-part=change]").replaceChildren(...[foot].filter(Boolean));
     tile.removeAttribute("aria-busy");
   }
 }

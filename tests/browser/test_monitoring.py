@@ -1,0 +1,378 @@
+"""The monitoring tab in Chromium, on real calls that a real Prometheus has read: drawn charts, one cursor, zoom, filters."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Response, expect
+
+from tests.conftest import NewPage
+from tests.sdk.arrange import Made, Order, Wanted, arrange
+from tests.servers import prometheus_binary
+from tests.stack import Stack
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(prometheus_binary() is None, reason="Prometheus is not installed: `make test` installs it"),
+]
+# Prometheus takes over new targets within ten seconds, then reads them every second.
+OPENED_MS = 90_000
+DRAWN_MS = 30_000
+CALLS, STREAMED, REFUSED = 12, 8, 3
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(new_page: NewPage, admin_state: Path) -> Open:
+    """Open an address as the administrator, in English; keywords are the browser's."""
+
+    def opened(path: str, **options: Any) -> Page:
+        page = new_page(storage_state=admin_state, **{"locale": "en-US", **options})
+        page.goto(path)
+        return page
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def made(stack: Stack, chromium: Browser, admin_state: Path) -> Made:
+    """Endpoints with calls that Prometheus has read, in a project whose monitoring is open."""
+    found = arrange(
+        stack, Order("charts", f"{stack.demo_url}/v1", [Wanted("called", "demo-fast"), Wanted("idle", "demo-fast")])
+    )
+    context = chromium.new_context(base_url=stack.console_url, storage_state=admin_state, locale="en-US")
+    page = context.new_page()
+    page.goto(f"/endpoints/{found.endpoints['called']}/monitoring")
+    if page.locator("#monitoring-opening").count():
+        button = page.get_by_role("button", name="Open monitoring with one click")
+        if button.count():
+            button.click()
+        # The page turns by itself into the one with the charts.
+        expect(page.locator("#monitoring")).to_be_visible(timeout=OPENED_MS)
+    call(stack, found)
+
+    def is_read() -> bool:
+        where = f"/endpoints/{found.endpoints['called']}/monitoring/groups"
+        panels = {
+            **page.request.get(f"{where}/performance?range=15m").json()["panels"],
+            **page.request.get(f"{where}/errors?range=15m").json()["panels"],
+        }
+        return all(
+            any(value for one in panels[name]["series"] for value in one["values"])
+            for name in ("ttft", "duration", "errors_by_cause")
+        )
+
+    stack.wait_until(is_read, seconds=90, what="Prometheus has read the calls")
+    context.close()
+    return found
+
+
+def call(stack: Stack, made: Made) -> None:
+    """Calls that succeed, streamed and not, and a few that are refused."""
+    with httpx.Client(base_url=stack.gateway_url, trust_env=False, timeout=60) as client:
+        client.headers["Authorization"] = f"Bearer {made.api_key}"
+        body = {
+            "model": made.endpoints["called"], "max_tokens": 8,
+            "messages": [{"role": "user", "content": "Is clause 12 void?"}],
+        }  # fmt: skip
+        for number in range(CALLS + STREAMED):
+            answer = client.post("/api/v3/chat/completions", json={**body, "stream": number < STREAMED})
+            assert answer.status_code == 200, answer.text
+        for _number in range(REFUSED):
+            assert client.post("/api/v3/chat/completions", json={**body, "temperature": 9}).status_code == 400
+
+
+def path_of(made: Made, query: str = "range=15m", name: str = "called") -> str:
+    return f"/endpoints/{made.endpoints[name]}/monitoring?{query}"
+
+
+def panel(page: Page, name: str) -> Any:
+    return page.locator(f"[data-panel={name}]")
+
+
+def show(page: Page, name: str) -> Any:
+    """The panel in sight, with its chart drawn."""
+    panel(page, name).scroll_into_view_if_needed()
+    expect(panel(page, name).locator("canvas")).to_be_visible(timeout=DRAWN_MS)
+    return panel(page, name)
+
+
+# Pixels as blue as the first series is in both themes: axes, limits and marks of the status are not.
+DRAWN = """(element) => {
+  const canvas = element.querySelector("canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let found = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at + 3] > 128 && data[at + 2] - data[at] > 60 && data[at + 2] - data[at + 1] > 40) found += 1;
+  }
+  return found;
+}"""
+
+
+def drawn(page: Page, name: str) -> int:
+    return int(show(page, name).evaluate(DRAWN))
+
+
+def cursor(page: Page, name: str) -> float:
+    """Where the cursor of a chart stands, as a share of the width of what is drawn; -1: nowhere."""
+    return float(
+        panel(page, name).evaluate(
+            """(element) => {
+              const line = element.querySelector(".u-cursor-x");
+              if (!line || line.classList.contains("u-off")) return -1;
+              return new DOMMatrix(getComputedStyle(line).transform).m41 / element.querySelector(".u-over").clientWidth;
+            }"""
+        )
+    )
+
+
+def menu(page: Page, name: str, item: str) -> None:
+    panel(page, name).locator(".mon-menu summary").click()
+    panel(page, name).get_by_role("button", name=item).click()
+
+
+def answer_of(page: Page, group: str, do: Callable[[], object]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """What the page is told of a group after `do`, and the query that it sent."""
+    with page.expect_response(lambda answer: f"/groups/{group}?" in answer.url, timeout=DRAWN_MS) as waiting:
+        do()
+    response: Response = waiting.value
+    answer: dict[str, Any] = response.json()
+    return answer, parse_qs(urlsplit(response.url).query)
+
+
+def test_charts_are_drawn_have_one_cursor_and_say_the_same_as_table_csv_and_queries(
+    open_page: Open, made: Made
+) -> None:
+    page = open_page(path_of(made))
+    expect(page.locator("[data-tile=calls] [data-part=value]")).to_have_text(str(CALLS + STREAMED + REFUSED))
+    answer, _query = answer_of(page, "tokens", lambda: page.locator("#monitoring-refresh").click())
+    for name in ("tokens", "rpm", "ttft", "errors_by_cause"):
+        assert drawn(page, name) > 8, name
+    expect(panel(page, "limited").locator(".mon-why")).to_have_text("No call of this range was limited.")
+
+    # One cursor: over one chart it stands at the same moment in the others, and their legends tell the values there.
+    show(page, "tokens")
+    box = panel(page, "tokens").locator(".u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 40)
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 40)
+    expect(panel(page, "tokens").locator(".mon-tip")).to_contain_text("Input")
+    for name in ("tokens", "tokens_per_call", "rpm"):
+        assert cursor(page, name) == pytest.approx(0.6, abs=0.03), name
+    page.mouse.move(0, 0)
+    expect(panel(page, "tokens").locator(".mon-tip")).to_be_hidden()
+
+    # The legend hides a line, also by the keyboard, and the arrow keys read the chart.
+    entry = panel(page, "tokens").locator(".mon-legend button").first
+    before = drawn(page, "tokens")
+    entry.press("Enter")
+    expect(entry).to_have_attribute("aria-pressed", "false")
+    assert drawn(page, "tokens") < before / 2
+    entry.press("Enter")
+    panel(page, "tokens").locator(".mon-chart").press("ArrowLeft")
+    expect(page.locator("#ark-voice")).to_contain_text("Tokens per minute: Input")
+
+    # The table and the file are the chart's own points.
+    address = str(panel(page, "tokens").locator(".mon-menu a").get_attribute("href"))
+    file = page.request.get(address, headers={"Accept-Language": "en"}).text().removeprefix("\ufeff")
+    rows = list(csv.reader(io.StringIO(file)))
+    shown = answer["panels"]["tokens"]["series"]
+    assert [head.split(" (")[0] for head in rows[0]] == ["Time", *(one["label"] for one in shown)]
+    assert len(rows) - 1 == len(answer["time"])
+    for at, one in enumerate(shown):
+        written = [float(row[at + 1]) if row[at + 1] else None for row in rows[1:]]
+        assert written == pytest.approx(one["values"])
+    menu(page, "tokens", "Show as a table")
+    cells = (
+        panel(page, "tokens")
+        .locator("tbody tr")
+        .evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.textContent))")
+    )
+    assert len(cells) == len(rows) - 1
+    for cell, row in zip(reversed(cells), rows[1:], strict=True):
+        assert cell[0] == row[0][:19].replace("T", " ")
+        for text, value in zip(cell[1:], row[1:], strict=True):
+            if value:
+                assert float(text.replace(",", "")) == pytest.approx(float(value), abs=0.06)
+            else:
+                assert text == "–"
+
+    menu(page, "tokens", "PromQL behind it")
+    dialog = page.locator("#monitoring-queries")
+    expect(dialog).to_contain_text(f'ark_endpoint="{made.endpoints["called"]}"')
+    dialog.locator("[data-copy]").first.click()
+    assert page.evaluate("navigator.clipboard.readText()") == shown[0]["query"]
+
+
+def test_dragging_zooms_all_charts_the_address_says_it_and_back_and_links_work(open_page: Open, made: Made) -> None:
+    page = open_page(path_of(made))
+    show(page, "ttft")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/groups/" in request.url else None)
+    box = panel(page, "ttft").locator(".u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 60, steps=4)
+    page.mouse.move(box["x"] + box["width"] * 0.995, box["y"] + 60, steps=4)
+    page.mouse.up()
+    expect(page).to_have_url(re.compile(r"from=\d+&to=\d+"))
+    zoomed = page.url
+    query = parse_qs(urlsplit(zoomed).query)
+    width = int(query["to"][0]) - int(query["from"][0])
+    assert width == pytest.approx(0.495 * 900, abs=60)
+    expect(page.locator("[name=range]")).to_have_value("own")
+    expect(panel(page, "tpot").locator("[data-part=body]")).not_to_have_attribute("aria-busy", "true", timeout=DRAWN_MS)
+    assert drawn(page, "ttft") > 8
+    near = [url for url in asked if "/performance?" in url]
+    assert near
+    assert all(f"from={query['from'][0]}&to={query['to'][0]}" in url for url in asked)
+
+    # "Back" is the picture before; forward and the link are the zoomed one.
+    page.go_back()
+    expect(page).not_to_have_url(re.compile("from="))
+    expect(page.locator("[name=range]")).to_have_value("15m")
+    page.go_forward()
+    expect(page).to_have_url(zoomed)
+    span = page.locator("#monitoring-span")
+    page.evaluate("scrollTo(0, 0)")
+    answer_of(page, "summary", lambda: page.locator("#monitoring-refresh").click())
+    other = open_page(zoomed)
+    expect(span).not_to_be_empty()
+    expect(other.locator("#monitoring-span")).to_have_text(span.inner_text(), timeout=DRAWN_MS)
+    expect(other.locator("[name=range]")).to_have_value("own")
+    other.locator("#monitoring-out").click()
+    expect(other).not_to_have_url(zoomed)
+    other.locator("#monitoring-reset").click()
+    expect(other).to_have_url(re.compile(r"\?range=15m$"))
+
+
+def test_filters_change_what_is_asked_and_drawn_and_an_own_range_is_checked(open_page: Open, made: Made) -> None:
+    page = open_page(path_of(made))
+    show(page, "tokens")
+    answer, query = answer_of(page, "tokens", lambda: page.locator("[name=compare]").check())
+    assert query["compare"] == ["1"]
+    assert answer["shift"] > 0
+    expect(page).to_have_url(re.compile("compare=1"))
+    _answer, query = answer_of(page, "tokens", lambda: page.locator("[name=range]").select_option("3h"))
+    assert (query["range"], query["compare"]) == (["3h"], ["1"])
+    page.locator("[name=version]").select_option(made.versions["called"])
+    expect(page.locator("[data-tile=calls] [data-part=value]")).to_have_text(str(CALLS + STREAMED + REFUSED))
+
+    # What matches nothing says so, in tiles and charts.
+    page.goto(path_of(made, "range=15m&api=embeddings"))
+    expect(page.locator("[data-tile=calls] [data-part=value]")).to_have_text("0")
+    panel(page, "tokens").scroll_into_view_if_needed()
+    expect(panel(page, "tokens").locator(".mon-why")).to_have_text("No call in this range matches the filters.")
+
+    # Times of the own range are those of the reader's zone.
+    page.locator("#monitoring-own").click()
+    dialog = page.locator("#monitoring-range")
+    dialog.locator("[name=from]").fill("2020-01-01T00:00")
+    dialog.get_by_role("button", name="Show this range").click()
+    expect(dialog.get_by_role("alert")).to_have_text("Figures are kept for 15 days; begin later.")
+    until = int(time.time()) // 60 * 60
+    for name, at in (("from", until - 3600), ("to", until)):
+        dialog.locator(f"[name={name}]").fill(time.strftime("%Y-%m-%dT%H:%M", time.gmtime(at + 8 * 3600)))
+    dialog.get_by_role("button", name="Show this range").click()
+    expect(page).to_have_url(re.compile(f"from={until - 3600}&to={until}"))
+
+    # It refreshes by itself while somebody looks at it, quietly: the address keeps how often.
+    page.goto(path_of(made))
+    page.locator("[name=auto]").select_option("15")
+    expect(page).to_have_url(re.compile("auto=15"))
+    with page.expect_response(lambda answer: "/groups/summary?" in answer.url, timeout=40_000):
+        pass
+
+
+@pytest.fixture
+def hung_prometheus(stack: Stack) -> Iterator[None]:
+    """Prometheus that takes connections and never answers."""
+    pid = stack.pid("prometheus")
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("hung_prometheus")
+def test_with_prometheus_away_the_page_says_so_keeps_the_ledgers_figures_and_nothing_else_slows_down(
+    open_page: Open, made: Made
+) -> None:
+    page = open_page(path_of(made, "range=6h"))
+    expect(page.locator("#monitoring-note")).to_be_visible(timeout=DRAWN_MS)
+    expect(page.locator("#monitoring-note")).to_contain_text("Prometheus")
+    panel(page, "tokens").scroll_into_view_if_needed()
+    expect(panel(page, "tokens").locator(".mon-why")).to_contain_text("Prometheus", timeout=DRAWN_MS)
+    expect(page.locator("[data-tile=calls] [data-part=value]")).to_have_text(str(CALLS + STREAMED + REFUSED))
+    other = page.context.new_page()
+    times = []
+    for _attempt in range(3):
+        began = time.monotonic()
+        other.goto("/endpoints/?q=charts")
+        times.append(time.monotonic() - began)
+    assert min(times) < 3
+
+
+def serious(page: Page) -> list[str]:
+    """What axe-core finds serious or worse, with the elements at fault."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {node['html'][:160]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("language", "scheme", "width"), [("en-US", "light", 1440), ("zh-CN", "dark", 1440), ("zh-CN", "light", 390)]
+)
+def test_the_page_fits_and_axe_finds_nothing(
+    open_page: Open, made: Made, language: str, scheme: str, width: int
+) -> None:
+    page = open_page(
+        path_of(made, "range=15m&compare=1"), locale=language, color_scheme=scheme,
+        viewport={"width": width, "height": 900}, reduced_motion="reduce",
+    )  # fmt: skip
+    assert drawn(page, "ttft") > 8
+    show(page, "tokens")
+    panel(page, "tokens").locator(".mon-menu summary").click()
+    panel(page, "tokens").locator("[data-part=to-table]").click()
+    expect(panel(page, "tokens").locator("tbody tr").first).to_be_visible()
+    page.locator("#monitoring-band summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert serious(page) == []
+    # Another theme draws the charts anew in its colours.
+    page.locator("form[data-theme-form] button").click()
+    assert drawn(page, "ttft") > 8
+
+
+def test_without_a_script_there_is_a_form_and_a_file_for_each_panel(open_page: Open, made: Made) -> None:
+    page = open_page(path_of(made), java_script_enabled=False)
+    page.locator("[name=range]").select_option("1h")
+    page.get_by_role("button", name="Apply").click()
+    expect(page).to_have_url(re.compile("range=1h"))
+    expect(page.get_by_text("Charts are drawn by a script")).to_be_visible()
+    link = panel(page, "tokens").get_by_role("link", name="Download CSV")
+    expect(link).to_be_visible()
+    assert page.request.get(str(link.get_attribute("href"))).text().count("\n") > 50
+
+
+def test_an_endpoint_that_nobody_called_says_so_in_each_panel(open_page: Open, made: Made) -> None:
+    page = open_page(path_of(made, name="idle"), locale="en-US")
+    panel(page, "ttft").scroll_into_view_if_needed()
+    expect(panel(page, "ttft").locator(".mon-why")).to_have_text("No calls in this range.", timeout=DRAWN_MS)
+    expect(page.locator("[data-tile=calls] [data-part=value]")).to_have_text("0")
