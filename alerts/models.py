@@ -512,10 +512,15 @@ class Notification(models.Model):
         return f"{self.policy_id} {self.status} {self.slot}"
 
 
+LEASE = timedelta(seconds=90)
+"""Longer than any try to send can take: who has not come back by then was killed, and another tries."""
+
+
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def due(self, now: datetime) -> DeliveryQuerySet:
-        """To be sent now."""
-        return self.filter(state=Delivery.State.QUEUED, next_at__lte=now)
+        """To be sent now, or left behind by a worker that died."""
+        is_due = Q(state=Delivery.State.QUEUED, next_at__lte=now)
+        return self.filter(is_due | Q(state=Delivery.State.SENDING, claimed_at__lte=now - LEASE))
 
 
 class Delivery(models.Model):

@@ -12,6 +12,7 @@ urlpatterns = [
     path("endpoints/", include("endpoints.urls")),
     path("models/", include("catalog.urls")),
     path("alerts/", include("alerts.urls")),
+    path("hooks/", include("alerts.hook_urls")),
     path("", include("iam.urls")),
     path("", include("monitoring.urls")),
     path("accounts/", include("iam.account_urls")),
