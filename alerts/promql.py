@@ -452,7 +452,8 @@ def _rewritten(tree: Any, meant: Sequence[_Selector], source: _Source) -> str:
         return pp.parse(next(left).text()) if isinstance(node, pp.VectorSelector) else None
 
     try:
-        printed = pp.transform(tree, put).prettify()
+        # On one line: a line's end inside a text is written \\n, so what is taken out here is layout.
+        printed = re.sub(r"\n\s*", " ", pp.transform(tree, put).prettify()).strip()
         again = pp.parse(printed)
         # A text, a number or a range gives nothing to compare with a threshold.
         pp.parse(f"({printed}) > 0")
@@ -462,7 +463,7 @@ def _rewritten(tree: Any, meant: Sequence[_Selector], source: _Source) -> str:
         raise source.wrong(_("This gives nothing to compare with a threshold: %(said)s") % {"said": error}) from None
     if [_sorted(_Selector.of(node)) for node in _selectors(again)] != [_sorted(each) for each in meant]:
         raise source.wrong(_("This expression uses something that is not supported here."))
-    return str(printed)
+    return printed
 
 
 def _sorted(selector: _Selector) -> _Selector:
