@@ -415,7 +415,9 @@ def _set_environment() -> None:
                  "PROMETHEUS_HEADERS", "GATEWAY_METRICS_HOST", "GATEWAY_METRICS_ADVERTISE",
                  "CONSOLE_INTERNAL_URL", "ALERT_BOT_HOSTS", "ALERT_ALLOW_HTTP", "ALERT_ALLOW_PRIVATE_ADDRESSES",
                  "ALERT_PHONE_PROVIDER", "ALERT_PHONE_URL", "ALERT_PHONE_KEY", "ALERT_PHONE_SECRET", "ALERT_PHONE_FROM",
-                 "ALERT_PHONE_TEMPLATE", "ALERT_PHONE_CODE_TEMPLATE"):  # fmt: skip
+                 "ALERT_PHONE_TEMPLATE", "ALERT_PHONE_CODE_TEMPLATE", "EVALUATION_SECONDS", "PROMTOOL_BIN",
+                 "PROMETHEUS_RULES_DIR", "PROMETHEUS_RELOAD_URL", "ALERTMANAGER_URL", "ALERTMANAGER_BIN", "AMTOOL_BIN",
+                 "ALERTMANAGER_CONFIG", "ALERT_HOOK_TOKEN_FILE"):  # fmt: skip
         os.environ.pop(name, None)
     if ON_SQLITE:
         os.environ.pop("DATABASE_URL", None)
@@ -425,6 +427,9 @@ def _set_environment() -> None:
     os.environ["DATA_DIR"] = _folder
     os.environ["METRICS_TOKEN"] = "a-token-that-only-tests-know"
     os.environ["SCRAPE_SECONDS"] = "1"
+    os.environ["EVALUATION_SECONDS"] = "1"
+    os.environ["ALERT_KEEP_FIRING_SECONDS"] = "0"
+    os.environ["ALERT_HOOK_TOKEN"] = "a-token-that-only-hooks-know"
     os.environ["SECRET_KEY"] = "a secret that only tests know, long enough for Django's own check"
     os.environ["FIELD_ENCRYPTION_KEY"] = "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0LCAzMiBieXQ="
     # pytest-playwright-like loops of the sync API must not trip Django's guard in the very same thread.
