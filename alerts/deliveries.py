@@ -14,20 +14,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 
 from alerts import channels, messages
 from alerts.channels.base import Answer, Message, Outcome
-from alerts.models import ContactMethod, Delivery, Level, MethodKind, Notification, Phase, SendMark
+from alerts.models import LEASE, ContactMethod, Delivery, Level, MethodKind, Notification, Phase, SendMark
 
 logger = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
 State = Delivery.State
 
-# Longer than any try can take, so that nobody is thought dead who is only slow.
-LEASE = timedelta(seconds=90)
 RETRY_SECONDS = (2, 10, 60)
 REPEAT_SECONDS = 2
 FAILURES_TO_DISABLE = 5
@@ -100,8 +98,6 @@ def _waiting(now: datetime) -> QuerySet[Delivery]:
 
     In order, so that nobody hears of a recovery before the failure; but a P0 does not wait for a P2's next try.
     """
-    is_due = Q(state=State.QUEUED, next_at__lte=now)
-    is_stale = Q(state=State.SENDING, claimed_at__lte=now - LEASE)
     same = Delivery.objects.filter(method=OuterRef("method"))
     is_busy = same.filter(state=State.SENDING, claimed_at__gt=now - LEASE)
     comes_first = same.filter(
@@ -109,7 +105,7 @@ def _waiting(now: datetime) -> QuerySet[Delivery]:
         pk__lt=OuterRef("pk"),
         notification__level=OuterRef("notification__level"),
     )
-    return Delivery.objects.filter(is_due | is_stale).exclude(Exists(is_busy)).exclude(Exists(comes_first))
+    return Delivery.objects.due(now).exclude(Exists(is_busy)).exclude(Exists(comes_first))
 
 
 def _next_claim(now: datetime) -> Claim | None:

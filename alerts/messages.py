@@ -372,7 +372,8 @@ def _alerts(notification: Notification, *, limit: int = IN_PAYLOAD) -> list[Aler
     entries: dict[int, Mapping[str, Any]] = {
         entry["event_id"]: entry for entry in notification.payload.get("alerts", ()) if entry.get("event_id")
     }
-    firing = {pk for pk, entry in entries.items() if entry.get("status") == "firing"}
+    told = {int(pk): str(status) for pk, status in notification.told.items()}
+    firing = {pk for pk, status in told.items() if status == Notification.Status.FIRING}
     rows = notification.events.select_related("rule")
     # In two steps, since which are firing stands in the notification and not in the events' rows.
     chosen = sorted(rows.values_list("pk", flat=True), key=lambda pk: (pk not in firing, pk))[:limit]
@@ -382,7 +383,7 @@ def _alerts(notification: Notification, *, limit: int = IN_PAYLOAD) -> list[Aler
     found = []
     for event in events:
         entry = entries.get(event.pk, {})
-        is_firing = event.pk in firing if entry else event.phase != Phase.RESOLVED
+        is_firing = event.pk in firing if event.pk in told else event.phase != Phase.RESOLVED
         value = entry.get("value", event.value)
         found.append(Alert(event, is_firing, value, str(names.get(event.endpoint_id, ""))))
     return found
@@ -393,9 +394,8 @@ def _total(notification: Notification, alerts: Sequence[Alert]) -> int:
 
 
 def _count_over(notification: Notification, alerts: Sequence[Alert]) -> int:
-    entries = notification.payload.get("alerts")
-    if entries:
-        return sum(entry.get("status") == "resolved" for entry in entries)
+    if notification.told:
+        return sum(status == Notification.Status.RESOLVED for status in notification.told.values())
     return sum(not alert.is_firing for alert in alerts)
 
 
