@@ -156,7 +156,7 @@ class _Batch:
                 self._firing(row, report)
             case Act.REOPEN if row is not None:
                 row.ends_at, row.has_expired = None, False
-                self._firing(row, report)
+                self._firing(row, report, at=self.now)
             case Act.RESOLVE if row is not None:
                 if row.phase == Phase.PENDING:
                     row.pending_at, row.starts_at = row.starts_at, report.starts_at
@@ -182,13 +182,13 @@ class _Batch:
         row.last_at = max(self.now, row.last_at)
         self._touch(row)
 
-    def _firing(self, row: AlertEvent, report: Report) -> None:
+    def _firing(self, row: AlertEvent, report: Report, *, at: datetime | None = None) -> None:
         row.phase, row.expires_at = Phase.FIRING, None
         row.threshold = row.threshold if report.threshold is None else report.threshold
         row.comparator = report.annotations.get("comparator", row.comparator)[:2]
         row.expression = report.expression or row.expression
         self._say(row, report)
-        self._note(row, Kind.FIRING, at=row.starts_at)
+        self._note(row, Kind.FIRING, at=at or row.starts_at)
 
     def _resolve(self, row: AlertEvent, report: Report) -> None:
         row.phase, row.has_expired = Phase.RESOLVED, False

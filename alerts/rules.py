@@ -115,7 +115,7 @@ def number(value: float) -> str:
 
 def _alerts(group: GroupSpec, rule: RuleSpec) -> list[dict[str, Any]]:
     confined = promql.confine(rule.expression, project=group.project, endpoint=group.endpoint)
-    keep = int(getattr(settings, "ALERT_KEEP_FIRING_SECONDS", 120))
+    keep = settings.ALERT_KEEP_FIRING_SECONDS
     alerts = []
     for level in rule.levels:
         threshold = number(level.threshold)
@@ -129,7 +129,7 @@ def _alerts(group: GroupSpec, rule: RuleSpec) -> list[dict[str, Any]]:
         if level.for_seconds:
             alert["for"] = f"{level.for_seconds}s"
         if keep:
-            # Against flapping: over is what was over for two minutes.
+            # Against flapping: over is what stays over for a while.
             alert["keep_firing_for"] = f"{keep}s"
         alert["labels"] = labels
         alert["annotations"] = {

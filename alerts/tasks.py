@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
-from celery import Task, shared_task
+from celery import shared_task
+from django.db import transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from alerts import chain, deliveries, events, tending
+from alerts import chain, deliveries, events, sync, tending
 from alerts.models import Delivery
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,17 @@ def deliver() -> None:
 def tend() -> None:
     """Keep events, silences and Alertmanager's configuration as they should be (every 10 s)."""
     tending.tend(now=timezone.now())
+    if sync.is_owed(now=timezone.now()):
+        sync_rules.delay()
     chain.tell_admins(now=timezone.now())
+
+
+@shared_task(name="alerts.sync_rules", expires=30)
+def sync_rules() -> None:
+    """Bring the rules to Prometheus; what came too soon after the last time is done a few seconds later."""
+    outcome = sync.sync(now=timezone.now())
+    if outcome.retry_seconds:
+        sync_rules.apply_async(countdown=outcome.retry_seconds, expires=30)
 
 
 @shared_task(name="alerts.prune")
@@ -45,10 +56,24 @@ def prune() -> None:
 
 def nudge_deliveries() -> None:
     """Ask a worker to send now. Nothing depends on it: the tick finds the same rows two seconds later."""
-    _enqueue(deliver)
+    enqueue(deliver)
 
 
-def _enqueue(task: Task[..., Any]) -> None:
+def nudge_rules() -> None:
+    """Ask a worker to bring the rules to Prometheus, once this transaction is through; the tick does it as well."""
+    transaction.on_commit(lambda: enqueue(sync_rules))
+
+
+class Task(Protocol):
+    """What can be put into a queue."""
+
+    name: Any
+
+    def delay(self) -> Any: ...
+
+
+def enqueue(task: Task) -> None:
+    """Put it into its queue, or say quietly that there is none: the tick does the same later."""
     try:
         task.delay()
     except OperationalError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import time
+from contextlib import suppress
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -71,8 +72,6 @@ class Email:
             return answer(Outcome.RETRY, code="no_connection", text=str(error))
         try:
             connection.send_messages([_written(to, message, connection)])
-            # Closing is part of the try: some servers say only now what they think of the mail.
-            connection.close()
         except smtplib.SMTPRecipientsRefused as error:
             status, text = next(iter(error.recipients.values()), (550, b""))
             return answer(_of_recipient(status), status, text=_text(text))
@@ -85,6 +84,10 @@ class Email:
             return answer(Outcome.LOST, code="timeout", text=str(error))
         except (OSError, smtplib.SMTPException) as error:
             return answer(Outcome.LOST, code="broken", text=str(error))
+        finally:
+            # After a failure it is still open; what its end says is of no interest then.
+            with suppress(OSError, smtplib.SMTPException):
+                connection.close()
         return answer(Outcome.OK, 250)
 
 
