@@ -170,6 +170,7 @@ SENTENCES: Sentences = {
     "deleted": gettext_lazy("The contact or its address has been deleted."),
     "disabled": gettext_lazy("The address is switched off, since messages to it kept failing. Verify it again."),
     "unverified": gettext_lazy("The address has not been verified."),
+    "unsubscribed": gettext_lazy("Its reader has asked for no more messages. Verify it again only if they agree."),
     "level": gettext_lazy("Phones ring for P0 only."),
     "over": gettext_lazy("It was over before the number could be called."),
     "lost": gettext_lazy("The worker that sent it died on the way. The message may have arrived all the same."),
