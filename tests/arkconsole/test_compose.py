@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
+from alerts import installation
 from arkconsole.processes import Site, process_table
 from monitoring import config
 from tests.arkconsole.test_configuration import documented_variables
@@ -62,7 +63,10 @@ def test_a_container_waits_for_what_its_process_needs() -> None:
 def test_the_prometheus_beside_them_has_the_flags_of_our_own_and_reads_what_prepare_writes() -> None:
     service = COMPOSE["services"]["prometheus"]
     assert tuple(service["command"]) == config.server_flags(
-        config_file="/data/run/prometheus.yml", data_dir="/data/prometheus/data", listen="0.0.0.0:9090"
+        config_file="/data/run/prometheus.yml",
+        data_dir="/data/prometheus/data",
+        listen="0.0.0.0:9090",
+        console_url="${CONSOLE_URL:-http://127.0.0.1:8000}",
     )
     assert service["volumes"] == OURS["prepare"]["volumes"]
     assert "ports" not in service, "it knows no password: only the other containers reach it"
@@ -71,10 +75,35 @@ def test_the_prometheus_beside_them_has_the_flags_of_our_own_and_reads_what_prep
     assert OURS["console"]["environment"]["PROMETHEUS_URL"].endswith("http://prometheus:9090}")
 
 
+def test_the_alertmanager_beside_them_has_the_flags_of_our_own_and_reads_what_we_write() -> None:
+    service = COMPOSE["services"]["alertmanager"]
+    assert tuple(service["command"]) == installation.server_flags(
+        config_file="/data/alertmanager/alertmanager.yml",
+        data_dir="/data/alertmanager/data",
+        listen="0.0.0.0:9093",
+        console_url="${CONSOLE_URL:-http://127.0.0.1:8000}",
+    )
+    assert (service["volumes"], service["user"]) == (OURS["prepare"]["volumes"], "10001")
+    assert "ports" not in service, "it knows no password: only the other containers reach it"
+    environment = OURS["console"]["environment"]
+    assert environment["ALERTMANAGER_URL"].endswith("http://alertmanager:9093}")
+    assert environment["ALERTMANAGER_CONFIG"].endswith("/data/alertmanager/alertmanager.yml}")
+    assert environment["PROMETHEUS_RULES_DIR"].endswith("/data/prometheus/rules}")
+    assert environment["PROMETHEUS_RELOAD_URL"].endswith("http://prometheus:9090/-/reload}")
+
+
+def test_the_tools_in_the_image_are_those_of_the_servers_beside_it() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for service, tool in (("prometheus", "promtool"), ("alertmanager", "amtool")):
+        image = COMPOSE["services"][service]["image"]
+        assert f"COPY --from={image} /bin/{tool} /usr/local/bin/{tool}\n" in dockerfile
+
+
 def test_the_image_carries_every_room_and_runs_as_nobody_special() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     for room in (
         "arkconsole",
+        "alerts",
         "monitoring",
         "gateway",
         "endpoints",
