@@ -14,7 +14,7 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from alerts import links
+from alerts import links, templates
 from alerts.channels.base import Message, Tone
 from alerts.models import AlertEvent, Contact, ContactMethod, Notification, Phase
 from endpoints.models import Endpoint
@@ -47,7 +47,28 @@ class Alert:
 
     @property
     def rule_name(self) -> str:
+        """In the language in force where it is a default rule's; people's own names are what they are."""
+        rule, item = self.event.rule, self._item
+        if rule is not None and item is not None and "name" not in rule.changed:
+            return item.name.of(translation.get_language() or "en")
         return self.event.rule_name or str(self.event.labels.get("alertname", ""))
+
+    @property
+    def text(self) -> str:
+        """The rule's own text in the language in force, with its braces; "" where it has none."""
+        language = translation.get_language() or "en"
+        texts: Mapping[str, str] = self.event.rule.texts if self.event.rule else {}
+        own = str(texts.get("zh" if language.startswith("zh") else "en") or "")
+        return own or (self._item.text.of(language) if self._item else "")
+
+    @property
+    def _item(self) -> templates.Item | None:
+        """The default rule that this one was made from."""
+        rule = self.event.rule
+        if rule is None or not rule.group.template_id:
+            return None
+        template = templates.get(rule.group.template_id, rule.group.template_version)
+        return template.item(rule.key) if template else None
 
     @property
     def unit(self) -> str:
@@ -237,7 +258,7 @@ def _single(notification: Notification, alert: Alert, *, contact: Contact, now: 
         if event.phase == Phase.RESOLVED and event.ends_at:
             # A message that waited must not send anybody after what is over.
             lines.append(_("It is over since %(time)s.") % {"time": _time(event.ends_at, contact)})
-    lines += [_own_text(alert, contact), _labels(event)]
+    lines += [_own_text(alert), _labels(event)]
     lines.append(_("Project: %(name)s") % {"name": notification.policy.project.name})
     return _title(notification, [alert], total=1), lines
 
@@ -294,13 +315,9 @@ def _and_more(count: int) -> str:
     return _("… and %(count)s more") % {"count": count} if count > 0 else ""
 
 
-def _own_text(alert: Alert, contact: Contact) -> str:
+def _own_text(alert: Alert) -> str:
     """The rule's own text, filled in; braces that name nothing stay as they are."""
-    rule = alert.event.rule
-    if rule is None:
-        return ""
-    texts: Mapping[str, str] = rule.texts
-    text = str(texts.get("zh" if contact.language.startswith("zh") else "en") or "")
+    text = alert.text
     threshold = "" if alert.event.threshold is None else figure(alert.event.threshold, alert.unit)
     for name, word in {
         "level": alert.event.level, "name": alert.endpoint_name, "endpoint": alert.endpoint,
@@ -374,7 +391,7 @@ def _alerts(notification: Notification, *, limit: int = IN_PAYLOAD) -> list[Aler
     }
     told = {int(pk): str(status) for pk, status in notification.told.items()}
     firing = {pk for pk, status in told.items() if status == Notification.Status.FIRING}
-    rows = notification.events.select_related("rule")
+    rows = notification.events.select_related("rule__group")
     # In two steps, since which are firing stands in the notification and not in the events' rows.
     chosen = sorted(rows.values_list("pk", flat=True), key=lambda pk: (pk not in firing, pk))[:limit]
     events = sorted(rows.filter(pk__in=chosen), key=lambda event: chosen.index(event.pk))

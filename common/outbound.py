@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +100,39 @@ class VettedTransport(httpx.BaseTransport):
         self._inner.close()
 
 
+class _Watch:
+    """Ends a call that takes too long, whatever it is doing.
+
+    Read timeouts count silence only, and are the only ones there are before the headers are complete: a server that
+    drips a byte of them every few seconds would hold its caller for a day.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.has_fired = False
+        self._streams: list[Any] = []
+        self._timer = threading.Timer(seconds, self._fire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Watch:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._timer.cancel()
+
+    def note(self, event: str, info: Mapping[str, Any]) -> None:
+        """httpcore's `trace`: remembers the connection when there is one."""
+        if event == "connection.connect_tcp.complete":
+            self._streams.append(info["return_value"])
+
+    def _fire(self) -> None:
+        self.has_fired = True
+        for stream in self._streams:
+            with suppress(OSError):
+                # Closing it would not wake the thread that waits for it.
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came back; `headers` with lower-case names, `milliseconds` from the first byte sent to the last received."""
@@ -166,14 +201,21 @@ class Client:
         try:
             # Inside: a host such as `xn--` is refused as soon as the request is made.
             request = self._http.build_request(method, url, headers=headers, json=json, content=content)
-            response = self._http.send(request, stream=True)
-            try:
-                body = self._read(response, deadline=started + self._total_seconds)
-            except TooLarge as error:
-                error.status = response.status_code
-                raise
-            finally:
-                response.close()
+            with _Watch(self._total_seconds) as watch:
+                request.extensions["trace"] = watch.note
+                try:
+                    response = self._http.send(request, stream=True)
+                    try:
+                        body = self._read(response, deadline=started + self._total_seconds)
+                    except TooLarge as error:
+                        error.status = response.status_code
+                        raise
+                    finally:
+                        response.close()
+                except httpx.TransportError:
+                    if watch.has_fired:
+                        raise TimedOut(f"not complete after {self._total_seconds:g} s") from None
+                    raise
         except httpx.ConnectTimeout as error:
             raise NeverConnected(_told(error)) from None
         except httpx.TimeoutException as error:

@@ -10,7 +10,7 @@ import pytest
 from django.utils import translation
 from pytest_django import Settings
 
-from alerts import messages
+from alerts import messages, templates
 from alerts.channels.base import Message, Tone
 from alerts.models import AlertEvent, ContactMethod, Notification
 from tests import builders
@@ -170,6 +170,25 @@ def test_the_rules_own_text_comes_in_the_readers_language(method: ContactMethod)
 
     assert "看看 客服助手" in message.lines
     assert message.language == "zh-hans"
+
+
+def test_a_default_rule_is_named_in_the_readers_language_unless_people_renamed_it(method: ContactMethod) -> None:
+    template = templates.newest("endpoint")
+    assert template is not None
+    group = builders.rule_group(template_id=template.id, template_version=template.version)
+    rule = builders.rule(group=group, key="error_rate", name="as stored")
+    item = template.item("error_rate")
+    assert item is not None
+    notification = notification_of(event_of(rule=rule, rule_name="as stored"))
+
+    for language, name in (("en", item.name.en), ("zh-hans", item.name.zh)):
+        method.contact.language = language
+        message = message_of(notification, method)
+        assert name in message.title
+        assert not any("{" in line for line in message.lines)
+    rule.changed = ["name"]
+    rule.save()
+    assert "as stored" in message_of(notification, method).title
 
 
 def test_a_program_gets_ids_figures_and_times(method: ContactMethod) -> None:
