@@ -117,7 +117,7 @@ def _configure(path: Path) -> str:
     try:
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         if before == text:
-            if _has_loaded(text):
+            if has_loaded(text):
                 return ""
             reload()
             return ""
@@ -154,7 +154,7 @@ def check(text: str) -> str:
             return ""
     if ran.returncode == 0:
         return ""
-    said = " ".join((ran.stderr or ran.stdout).replace(str(file), "alertmanager.yml").split())
+    said = " ".join(ran.stdout.replace(str(file), "alertmanager.yml").partition("FAILED:")[2].split())
     return said[:MESSAGE_LENGTH] or f"amtool ended with {ran.returncode}"
 
 
@@ -169,7 +169,7 @@ def _put(path: Path, text: str) -> None:
     Path(new.name).replace(path)
 
 
-def _has_loaded(text: str) -> bool:
+def has_loaded(text: str) -> bool:
     """Whether what runs was read from this very text: Alertmanager exports a hash of it, by which it can be told."""
     for line in _ask("GET", "/metrics").text.splitlines():
         name, _space, value = line.partition(" ")

@@ -5,8 +5,6 @@ A rule that always fires goes all the way; what is heard of it is kept as pulses
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +12,6 @@ from enum import StrEnum
 
 from django.conf import settings
 from django.core.mail import send_mail
-from django.db import DatabaseError
 from django.utils.translation import gettext as _
 from django.utils.translation import override
 
@@ -25,7 +22,6 @@ from iam.models import User
 PATIENCE = timedelta(minutes=4)
 """Prometheus speaks every minute, Alertmanager every thirty seconds: four silent minutes are no accident."""
 CONFIG_PATIENCE = timedelta(minutes=2)
-REMEMBER_SECONDS = 10.0
 TELL_AGAIN = timedelta(hours=24)
 
 
@@ -110,7 +106,7 @@ def judge(
 
 
 def look(*, now: datetime) -> Chain:
-    """What is wrong now; two small queries."""
+    """What is wrong now; one small query, or two."""
     first = (
         RuleGroup.objects.filter(deleted_at__isnull=True).order_by("created_at").values_list("created_at", flat=True)
     )
@@ -120,31 +116,6 @@ def look(*, now: datetime) -> Chain:
     pulses = {pulse.name: Heard(pulse.at, pulse.since, pulse.text) for pulse in Pulse.objects.all()}
     return judge(pulses, is_wanted_since=wanted, has_alertmanager=bool(installation.url()), now=now)
 
-
-class Watch:
-    """`look()` asks at most every few seconds per process, so that a page costs no query for it."""
-
-    def __init__(self, *, remember_seconds: float = REMEMBER_SECONDS) -> None:
-        self._remember = remember_seconds
-        self._lock = threading.Lock()
-        self._seen: tuple[float, Chain] | None = None
-
-    def look(self, *, now: datetime, monotonic: float | None = None) -> Chain:
-        """What is wrong now, or was some seconds ago; nothing where the database cannot say."""
-        moment = time.monotonic() if monotonic is None else monotonic
-        with self._lock:
-            if self._seen is None or moment - self._seen[0] > self._remember:
-                try:
-                    self._seen = (moment, look(now=now))
-                except DatabaseError:
-                    return Chain()
-            return self._seen[1]
-
-    def forget(self) -> None:
-        self._seen = None
-
-
-watch = Watch()
 
 TOLD_ADMINS = "chain.admins"
 """A pulse: `text` is the break that the admins were told of; `told_at` when."""

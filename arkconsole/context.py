@@ -53,6 +53,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
         "project": getattr(request, "project", None),
         "projects": _once(lambda: projects.choices(request)),
         "behind": _once(lambda: health.watch.look(now=timezone.now()).sentence()),
+        "unheard": _once(lambda: health.watch.look(now=timezone.now()).alerts.sentence()),
         "theme": preferences.theme_of(request),
         "theme_cookie": preferences.cookie_name("theme"),
         "zone_cookie": preferences.cookie_name("zone"),

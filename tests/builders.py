@@ -17,6 +17,7 @@ from alerts.models import (
     PolicyLevel,
     Rule,
     RuleGroup,
+    Silence,
 )
 from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersion, PriceTier
 from endpoints.lifecycle import Reason
@@ -278,3 +279,12 @@ def alert_event(**values: Any) -> AlertEvent:
     values.setdefault("labels", {"alertname": "error_rate", "ark_endpoint": values["endpoint_id"],
                                  "level": values["level"], "rule_id": "1"})  # fmt: skip
     return AlertEvent.objects.create(**values)
+
+
+def silence(**values: Any) -> Silence:
+    """A silence of project "default" over endpoint ep-1, for an hour from NOW."""
+    values["project"] = values.get("project") or project("default")
+    return Silence.objects.create(**{
+        "matchers": {"ark_endpoint": "ep-1"}, "reason": "maintenance", "starts_at": NOW,
+        "ends_at": NOW + timedelta(hours=1), "created_by_name": "li.wei", "created_at": NOW, **values,
+    })  # fmt: skip
