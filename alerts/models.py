@@ -568,6 +568,7 @@ class Delivery(models.Model):
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["next_at"], condition=Q(state="queued"), name="alerts_delivery_due"),
             models.Index(fields=["claimed_at"], condition=Q(state="sending"), name="alerts_delivery_claimed"),
+            models.Index(fields=["method"], condition=Q(state__in=["queued", "sending"]), name="alerts_delivery_open"),
         ]
 
     def __str__(self) -> str:
