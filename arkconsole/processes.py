@@ -19,7 +19,7 @@ class Process:
 
     `needs` names what has to be ready before the first start (and is ended later). `ready` is the address that says
     so: `http://…` must answer 200, `redis://…` a ping; without one a process is ready as soon as it runs. A step
-    (`is_step`) runs once and is ready when it has ended with exit code 0.
+    (`is_step`) runs once and is ready when it has ended with exit code 0. It runs in `folder`, by default in the product's.
 
     The rest is started without waiting for what `is_optional`, and runs on when that cannot be started: whoever put it
     into the table says so (`Supervisor.settle`).
@@ -30,6 +30,7 @@ class Process:
     needs: tuple[str, ...] = ()
     ready: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
     is_step: bool = False
     is_optional: bool = False
     stop_seconds: float = 12
@@ -173,7 +174,12 @@ def _alertmanager(site: Site) -> list[Process]:
         if site.is_alertmanager_missing
         else []
     )
-    return [*getting, _server("alertmanager", (site.alertmanager, *flags), listen, getting, stop_seconds=12)]
+    # One that was fetched finds its templates where it runs.
+    folder = str(Path(site.alertmanager).parent)
+    return [
+        *getting,
+        _server("alertmanager", (site.alertmanager, *flags), listen, getting, stop_seconds=12, folder=folder),
+    ]
 
 
 def _getting(site: Site, package: str, name: str, note: Path) -> Process:
@@ -187,7 +193,7 @@ def _getting(site: Site, package: str, name: str, note: Path) -> Process:
 
 
 def _server(
-    name: str, command: tuple[str, ...], listen: str, getting: list[Process], *, stop_seconds: float
+    name: str, command: tuple[str, ...], listen: str, getting: list[Process], *, stop_seconds: float, folder: str = ""
 ) -> Process:
     return Process(
         name,
@@ -197,4 +203,5 @@ def _server(
         ready=f"http://{listen}/-/ready",
         is_optional=True,
         stop_seconds=stop_seconds,
+        folder=folder,
     )

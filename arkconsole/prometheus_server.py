@@ -29,7 +29,10 @@ BREW_FOLDERS = ("/opt/homebrew/bin", "/usr/local/bin")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One server as Debian packs it. `names` are what its program is called, here and elsewhere, Debian's first."""
+    """One server as Debian packs it. `names` are what its program is called, here and elsewhere, Debian's first.
+
+    `share` is a folder of the package that its program looks for at this very place of the machine, "" for none.
+    """
 
     name: str
     title: str
@@ -38,6 +41,7 @@ class Package:
     oldest: tuple[int, int]
     setting: str
     says: str
+    share: str = ""
 
     @property
     def program(self) -> str:
@@ -61,6 +65,7 @@ ALERTMANAGER = Package(
     (0, 22),  # matchers, credentials_file
     "ALERTMANAGER_BIN",
     "alertmanager, version",
+    share="/usr/share/prometheus/alertmanager",
 )
 PACKAGES = {package.name: package for package in (PROMETHEUS, ALERTMANAGER)}
 
@@ -104,7 +109,8 @@ def _named(wanted: str, package: Package) -> Path:
     if _numbers(text) < package.oldest:
         needed = ".".join(str(number) for number in package.oldest)
         raise UpError(f"{package.setting}={wanted!r} is too old: {text}, and {needed} is needed.")
-    return Path(found)
+    # It is run in its own folder.
+    return Path(found).absolute()
 
 
 def version(program: str | Path, package: Package = PROMETHEUS) -> str:
@@ -222,7 +228,22 @@ def _unpack(file: Path, room: Path, package: Package) -> Path:
     programs.mkdir()
     for name in (package.program, package.tool):
         (room / "all" / "usr" / "bin" / name).rename(programs / name)
+    if package.share:
+        _look_beside_itself(programs / package.program, room / "all", package.share)
     return programs
+
+
+def _look_beside_itself(program: Path, unpacked: Path, share: str) -> None:
+    """Have a program that is installed nowhere find its files in the folder where it is run, which is its own.
+
+    Debian's Alertmanager does not start without its templates, and the place where it reads them can be set by no option:
+    it is a constant of the program. Ours is as long, and means "here".
+    """
+    for file in (unpacked / share.lstrip("/")).glob("*.tmpl"):
+        file.rename(program.with_name(file.name))
+    old = share.encode()
+    here = (b"./" * len(old))[: len(old)]
+    program.write_bytes(re.sub(re.escape(old) + rb"(?!/)", here, program.read_bytes()))
 
 
 def _is_network_trouble(said: str) -> bool:

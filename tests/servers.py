@@ -456,7 +456,7 @@ class AlertmanagerServer:
         )
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                dying_with_us(str(binary), *flags), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                dying_with_us(str(binary), *flags), cwd=binary.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         wait_until(self._is_ready, what=f"Alertmanager answers on {self.port}")
 
