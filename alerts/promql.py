@@ -53,6 +53,10 @@ class Invalid(DomainError):
         self.line, self.column = line, column
 
 
+class NotPromql(Invalid):
+    """It cannot even be read; promtool may know better where it goes wrong."""
+
+
 # --- tokens: only to say where something is wrong ----------------------------------------------------------------------
 
 _TOKEN = re.compile(
@@ -99,8 +103,15 @@ class _Source:
         self.tokens = _tokens(text)
 
     def wrong(self, message: str, *, at: int = 0) -> Invalid:
-        line = self.text.count("\n", 0, at) + 1
-        return Invalid(message, line=line, column=at - (self.text.rfind("\n", 0, at) + 1) + 1)
+        line, column = self._place(at)
+        return Invalid(message, line=line, column=column)
+
+    def unreadable(self, message: str, *, at: int = 0) -> NotPromql:
+        line, column = self._place(at)
+        return NotPromql(message, line=line, column=column)
+
+    def _place(self, at: int) -> tuple[int, int]:
+        return self.text.count("\n", 0, at) + 1, at - self.text.rfind("\n", 0, at)
 
     def first(self, *texts: str, is_inside: bool | None = None) -> int:
         """Where the first of these words stands; the beginning when it is nowhere."""
@@ -168,21 +179,21 @@ def _parse(text: str, source: _Source) -> Any:
         # A panic of the parser is not an `Exception`.
         if type(error).__name__ != "PanicException":
             raise
-        raise source.wrong(_("This is not PromQL.")) from None
+        raise source.unreadable(_("This is not PromQL.")) from None
 
 
-def _syntax(source: _Source, said: str) -> Invalid:
+def _syntax(source: _Source, said: str) -> NotPromql:
     """The parser does not say where; a bracket without a partner is where most errors are, else the end."""
     if found := source.unbalanced():
         at, bracket = found
-        return source.wrong(_("“%(bracket)s” has no partner.") % {"bracket": bracket}, at=at)
+        return source.unreadable(_("“%(bracket)s” has no partner.") % {"bracket": bracket}, at=at)
     if odd := next((token for token in source.tokens if token.kind == "sign" and token.text in "\"'`;$&|\\?~"), None):
-        return source.wrong(_("“%(text)s” is not expected here.") % {"text": odd.text}, at=odd.at)
+        return source.unreadable(_("“%(text)s” is not expected here.") % {"text": odd.text}, at=odd.at)
     for token in source.tokens:
         if len(token.text) > 1 and f"'{token.text}'" in said and token.kind == "word":
-            return source.wrong(_("This is not PromQL: %(said)s") % {"said": said}, at=token.at)
+            return source.unreadable(_("This is not PromQL: %(said)s") % {"said": said}, at=token.at)
     at = len(source.text.rstrip()) if said == "invalid promql query" else 0
-    return source.wrong(_("This is not PromQL: %(said)s") % {"said": said}, at=at)
+    return source.unreadable(_("This is not PromQL: %(said)s") % {"said": said}, at=at)
 
 
 Matcher = tuple[str, str, str]

@@ -91,12 +91,7 @@ class Prometheus:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Away("not an answer of Prometheus") from None
 
-    def _ask(
-        self, method: str, path: str, *, seconds: float, params: Mapping[str, str] | None = None
-    ) -> httpx.Response:
-        found = installation.look()
-        if not found.url:
-            raise Away("no address")
+    def _ask(self, method: str, url: str, *, seconds: float, params: Mapping[str, str] | None = None) -> httpx.Response:
         headers = dict(settings.PROMETHEUS_HEADERS)
         auth = None
         if settings.PROMETHEUS_TOKEN:

@@ -21,13 +21,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils.translation import gettext as _
 
 from alerts import promtool, rules
 from alerts.models import Pulse, Rule, RuleGroup, SyncState
 from alerts.ruler import CannotReload, LoadedRule, Prometheus, Refused, Ruler, Trouble
 from common.errors import DomainError
+from endpoints.models import Endpoint
 from monitoring import installation
 
 BETWEEN_SECONDS = 5.0
@@ -97,6 +98,7 @@ def sync(*, now: datetime, everything: bool = False, ruler: Ruler | None = None)
     `everything` compares all groups with their files, and removes files of groups that are gone.
     """
     ruler = ruler or Prometheus()
+    retire(now=now)
     place = folder()
     outcome = Outcome(waits=Waits.NO_FOLDER)
     if place is not None:
@@ -113,6 +115,14 @@ def sync(*, now: datetime, everything: bool = False, ruler: Ruler | None = None)
     with contextlib.suppress(Trouble):
         read_back(now=now, ruler=ruler)
     return outcome
+
+
+def retire(*, now: datetime) -> int:
+    """Groups of endpoints that have been deleted go with them; what they told of stays. How many there were."""
+    gone = RuleGroup.objects.filter(deleted_at__isnull=True).exclude(endpoint_id="")
+    return gone.exclude(endpoint_id__in=Endpoint.objects.alive().values("pk")).update(
+        deleted_at=now, updated_at=now, revision=F("revision") + 1, sync_state=SyncState.PENDING
+    )
 
 
 def _wait(message: str) -> Outcome:
