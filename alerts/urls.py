@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.urls import URLPattern, path, register_converter
+
+from alerts import contact_urls, event_views
+from endpoints.urls import BigId
+
+register_converter(BigId, "alert_id")
 
 app_name = "alerts"
 
-urlpatterns: list[URLPattern] = []
+urlpatterns: list[URLPattern] = [
+    # --- events and silences
+    path("", event_views.events, name="events"),
+    # Messages name the list by this address.
+    path("events", event_views.events),
+    path("events/<alert_id:pk>", event_views.event, name="event"),
+    path("events/<alert_id:pk>/now", event_views.event_now, name="event_now"),
+    path("events/<alert_id:pk>/actions", event_views.event_actions, name="event_actions"),
+    path("events/<alert_id:pk>/endpoint", event_views.event_endpoint, name="event_endpoint"),
+    path("events/<alert_id:pk>/told", event_views.event_told, name="event_told"),
+    path("events/<alert_id:pk>/log", event_views.event_log, name="event_log"),
+    path("events/<alert_id:pk>/chart", event_views.chart, name="event_chart"),
+    path("events/<alert_id:pk>/acknowledge", event_views.acknowledge, name="event_acknowledge"),
+    path("events/<alert_id:pk>/note", event_views.note, name="event_note"),
+    path("events/<alert_id:pk>/silence", event_views.silence, name="event_silence"),
+    path("silences", event_views.silence_list, name="silences"),
+    path("silences/create", event_views.silence_create, name="silence_create"),
+    path("silences/<alert_id:pk>/end", event_views.silence_end, name="silence_end"),
+    # --- contacts, groups, policies, on call
+    *contact_urls.paths,
+]
