@@ -7,6 +7,7 @@ that is parsed again and compared with what was meant, so that a fault in the pr
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -276,6 +277,31 @@ def confine(expression: str, *, project: str, endpoint: str = "") -> str:
             )
         )
     return _rewritten(tree, meant, source)
+
+
+_SOME_PROJECT, _SOME_ENDPOINT = "some-project-f3a1", "some-endpoint-9c52"
+
+
+def confine_ours(expression: str, *, project: str, endpoint: str) -> str:
+    """The same for an expression of a template, a hundred times as fast: thousands of endpoints share a few of them.
+
+    It is confined once, to a project and an endpoint that nobody has, whose names are then replaced.
+    """
+    parts = _confined_once(expression)
+    names = {quoted(_SOME_PROJECT): quoted(project), quoted(_SOME_ENDPOINT): quoted(endpoint)}
+    return "".join(names.get(part, part) for part in parts)
+
+
+@functools.lru_cache(maxsize=256)
+def _confined_once(expression: str) -> Sequence[str]:
+    """The confined expression, cut at the names that are to be replaced."""
+    if _SOME_PROJECT in expression or _SOME_ENDPOINT in expression:
+        raise Invalid(_("This expression uses something that is not supported here."))
+    confined = confine(expression, project=_SOME_PROJECT, endpoint=_SOME_ENDPOINT)
+    parts = re.split(f"({quoted(_SOME_PROJECT)}|{quoted(_SOME_ENDPOINT)})", confined)
+    if len(parts) != 4 * len(_selectors(pp.parse(confined))) + 1:
+        raise Invalid(_("This expression uses something that is not supported here."))
+    return parts
 
 
 def _checked(expression: str) -> _Source:

@@ -43,6 +43,8 @@ class RuleSpec:
     levels: Sequence[LevelRule]
     labels: Mapping[str, str]
     unit: str = ""
+    is_ours: bool = False
+    """Of a template, and shared by many endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def _rule_spec(rule: Rule) -> RuleSpec:
     return RuleSpec(
         id=str(rule.pk), alertname=rule.key if is_template else f"own_{rule.pk}", title=rule.name,
         expression=rule.promql, comparator=rule.comparator,
-        levels=[LevelRule.from_json(level) for level in rule.levels], labels=rule.labels, unit=rule.unit,
+        levels=[LevelRule.from_json(level) for level in rule.levels], labels=rule.labels, unit=rule.unit, is_ours=is_template and bool(rule.group.endpoint_id),
     )  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def render(group: GroupSpec) -> dict[str, Any] | None:
 
 def text(content: Mapping[str, Any]) -> str:
     """As it is written to the file; the same for the same content."""
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def file_name(group_id: int | str) -> str:
@@ -114,7 +116,8 @@ def number(value: float) -> str:
 
 
 def _alerts(group: GroupSpec, rule: RuleSpec) -> list[dict[str, Any]]:
-    confined = promql.confine(rule.expression, project=group.project, endpoint=group.endpoint)
+    confine = promql.confine_ours if rule.is_ours else promql.confine
+    confined = confine(rule.expression, project=group.project, endpoint=group.endpoint)
     keep = settings.ALERT_KEEP_FIRING_SECONDS
     alerts = []
     for level in rule.levels:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from alerts import promql
 from alerts.metrics import METRICS, SERIES, completion
 from alerts.promql import Invalid, MetricForm, confine, of_form
+from alerts.templates import CURRENT
 from common.errors import DomainError
 
 R = "ark_api_proxy_request_total"
@@ -147,6 +148,13 @@ def test_a_strange_project_does_not_open_the_quotes(project: str) -> None:
         confine(made, project="another")
     # Confined again to the same project it is the same: the value came through whole.
     assert confine(made, project=project) == made
+
+
+@pytest.mark.parametrize("project", ["p", 'p"} or up{x="', "p\\", "some-endpoint-9c52", "项目\n"])
+def test_an_expression_of_ours_is_confined_quickly_and_just_the_same(project: str) -> None:
+    for item in CURRENT.items:
+        slow = promql.confine(item.expression, project=project, endpoint="ep-1")
+        assert ordered(promql.confine_ours(item.expression, project=project, endpoint="ep-1")) == ordered(slow)
 
 
 @settings(max_examples=150, deadline=None)
