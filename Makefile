@@ -54,12 +54,13 @@ django:
 sentences:
 	$(PY) tools/messages.py --check
 
-bench: setup-dev  ## the gateway against nginx, in one interleaved run; then what a version switch, its way back, a scrape and a page of charts cost
+bench: setup-dev  ## the gateway against nginx, in one interleaved run; then what a version switch, its way back, a scrape and a page of charts cost, and how soon an alert is told
 	@tools/debian.sh bench
 	$(PY) -m bench.run
 	$(PY) -m bench.switches
 	$(PY) -m bench.exposition
 	$(PY) -m bench.monitoring
+	$(PY) -m bench.alerts
 
 screenshots: setup-dev  ## take the pictures of README and docs anew
 	@tools/debian.sh
