@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
+from django.utils import translation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +15,13 @@ from alerts.metrics import METRICS, SERIES, completion
 from alerts.promql import Invalid, MetricForm, confine, of_form
 from alerts.templates import CURRENT
 from common.errors import DomainError
+
+
+@pytest.fixture(autouse=True)
+def _english() -> Iterator[None]:
+    with translation.override("en"):
+        yield
+
 
 R = "ark_api_proxy_request_total"
 T = "ark_endpoint_tpm_limit"
