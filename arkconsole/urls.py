@@ -11,6 +11,8 @@ urlpatterns = [
     path("", views.home, name="home"),
     path("endpoints/", include("endpoints.urls")),
     path("models/", include("catalog.urls")),
+    path("alerts/prometheus/graph", views.alert_source),
+    path("alerts/alertmanager/", views.alert_source),
     path("alerts/", include("alerts.urls")),
     path("hooks/", include("alerts.hook_urls")),
     path("", include("iam.urls")),

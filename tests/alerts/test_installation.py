@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from django.core.management import call_command
+from django.test import Client
 from django.utils import translation
 
 from alerts import installation
 from alerts.installation import Alertmanager, Presence, WhyFiles, WhyOff
 from arkconsole.data_dir import DataDir
+from monitoring import config
 from monitoring.installation import Installation
+from tests.servers import ROOT, alertmanager_binary
 
 
 @pytest.fixture
@@ -107,3 +113,43 @@ def test_prepare_makes_what_both_start_with(data: DataDir, monkeypatch: pytest.M
     (data.root / "alertmanager" / "alertmanager.yml").write_text("what policies have made of it")
     call_command("prepare")
     assert data.read("alertmanager/alertmanager.yml") == "what policies have made of it"
+
+
+def test_where_alerts_say_that_they_come_from_is_a_page_of_ours(admin_client: Client) -> None:
+    """Whoever has an Alertmanager of their own follows these links from its messages."""
+    graph = f"{config.GRAPH_PREFIX}/graph?g0.expr=vector%281%29&g0.tab=1"
+    for address in (graph, "/alerts/alertmanager/"):
+        answer = admin_client.get(address)
+        assert (answer.status_code, answer.headers["Location"]) == (302, "/alerts/")
+
+
+def blocks_of_the_docs(first_key: str) -> list[str]:
+    text = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    return [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith(f"{first_key}:")]
+
+
+def test_what_the_docs_tell_your_prometheus_is_what_ours_is_told() -> None:
+    (shown,) = blocks_of_the_docs("global")
+    known = config.Alerting(
+        "/etc/prometheus/ark-rules", "/etc/prometheus/ark-alert-token", "http://alertmanager.example.com:9093"
+    )
+    ours = yaml.safe_load(config.alerting(known, console_url="https://ark.example.com"))
+    assert {key: value for key, value in yaml.safe_load(shown).items() if key != "global"} == ours
+
+
+def test_what_the_docs_tell_your_alertmanager_is_accepted_by_amtool(tmp_path: Path) -> None:
+    (shown,) = blocks_of_the_docs("route")
+    told = yaml.safe_load(shown)
+    told["route"]["receiver"] = "yours"
+    told["receivers"].append({"name": "yours"})
+    binary = alertmanager_binary()
+    if binary is None:
+        pytest.skip("needs Alertmanager")
+    (tmp_path / "am.yml").write_text(yaml.safe_dump(told))
+    ran = subprocess.run(
+        [str(binary.with_name("amtool")), "check-config", str(tmp_path / "am.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
