@@ -75,7 +75,7 @@ def update_policy(
     with _of_policy(policy, actions.UPDATE_NOTIFY_POLICY, by=by, now=now) as (stored, noted):
         if stored.revision != revision:
             raise Conflict(_("Somebody else has changed this policy. Load the page anew."), current={})
-        before = {row.level: _told(_plan_of(row)) for row in stored.levels.prefetch_related("groups")}
+        before = {row.level: _told(plan_of(row)) for row in stored.levels.prefetch_related("groups")}
         plans = _clean(stored.project, levels)
         after = {plan.level: _told(plan) for plan in plans}
         noted.changed(
@@ -137,7 +137,8 @@ def _write_levels(policy: NotificationPolicy, plans: Iterable[LevelPlan]) -> Non
         row.groups.set(plan.groups)
 
 
-def _plan_of(row: PolicyLevel) -> LevelPlan:
+def plan_of(row: PolicyLevel) -> LevelPlan:
+    """A level as it stands."""
     return LevelPlan(
         row.level, list(row.groups.all()), row.kinds, row.resolved_kinds, row.group_by, row.wait_seconds,
         row.interval_seconds, row.repeat_seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import URLPattern, path, register_converter
 
-from alerts import contact_urls, event_views
+from alerts import contact_urls, event_views, own_rule_views, rule_views
 from endpoints.urls import BigId
 
 register_converter(BigId, "alert_id")
@@ -31,4 +31,20 @@ urlpatterns: list[URLPattern] = [
     path("silences/<alert_id:pk>/end", event_views.silence_end, name="silence_end"),
     # --- contacts, groups, policies, on call
     *contact_urls.paths,
+    # --- rules
+    path("endpoints/<endpoint_id:endpoint_id>/rules", rule_views.endpoint_rules, name="endpoint_rules"),
+    path("rules", rule_views.rules, name="rules"),
+    path("rules/create", own_rule_views.rule_create, name="rule_create"),
+    path("rules/check", own_rule_views.rule_check, name="rule_check"),
+    path("rules/<alert_id:pk>", rule_views.rule_group, name="rule_group"),
+    path("rules/<alert_id:pk>/now", rule_views.rule_group_now, name="rule_group_now"),
+    path("rules/<alert_id:pk>/edit", rule_views.rule_group_edit, name="rule_group_edit"),
+    path("rules/<alert_id:pk>/switch", rule_views.rule_group_switch, name="rule_group_switch"),
+    path("rules/<alert_id:pk>/upgrade", rule_views.rule_group_upgrade, name="rule_group_upgrade"),
+    path("rules/<alert_id:pk>/delete", rule_views.rule_group_delete, name="rule_group_delete"),
+    path("rules/<alert_id:pk>/file", rule_views.rule_group_file, name="rule_group_file"),
+    path("rules/<alert_id:pk>/rules/create", own_rule_views.rule_add, name="rule_add"),
+    path("rules/<alert_id:pk>/rules/<alert_id:rule_pk>/edit", own_rule_views.rule_edit, name="rule_edit"),
+    path("rules/<alert_id:pk>/rules/<alert_id:rule_pk>/remove", own_rule_views.rule_remove, name="rule_remove"),
+    path("rules/<alert_id:pk>/rules/<alert_id:rule_pk>/switch", rule_views.rule_switch, name="rule_switch"),
 ]
