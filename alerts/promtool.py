@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from django.conf import settings
+from alerts import installation
 
 SECONDS = 60
 MAX_SAID = 2_000
@@ -41,24 +39,9 @@ class Position:
 
 
 def find() -> Path | None:
-    """The program: PROMTOOL_BIN, else the machine's own, else the one that came with the Prometheus of `manage.py up`."""
-    return _find(settings.PROMTOOL_BIN, str(settings.DATA_DIR), os.environ.get("PATH", ""))
-
-
-@functools.lru_cache(maxsize=8)
-def _found(named: str, kept: str, path: str) -> Path | None:
-    own = shutil.which(named or "promtool", path=path)
-    if own or named:
-        return Path(own) if own else None
-    return Path(kept) if os.access(kept, os.X_OK) else None
-
-
-def _find(named: str, data_dir: str, path: str) -> Path | None:
-    found = _found(named, str(Path(data_dir, "prometheus", "bin", "promtool")), path)
-    if found is None:
-        # It may be downloaded any minute.
-        _found.cache_clear()
-    return found
+    """The program; None where there is none that can be run."""
+    program = installation.promtool()
+    return program if program and os.access(program, os.X_OK) else None
 
 
 def check(files: Sequence[Path]) -> Verdict:
