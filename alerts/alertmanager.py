@@ -34,7 +34,7 @@ AHEAD = timedelta(minutes=10)
 """A silence is handed over before it begins, so that it begins in time also when we are away."""
 
 CREATOR = "arkconsole"
-HELD_BACK = "suppressed"
+UNJUDGED = "unprocessed"
 
 
 MESSAGE_LENGTH = 500
@@ -296,15 +296,14 @@ def _note(rows: Mapping[int, Silence], there: Mapping[int, str]) -> None:
 
 
 def held_back() -> dict[str, tuple[bool, bool]]:
-    """{fingerprint: (silenced, inhibited)} of all that Alertmanager tells nobody of. Raises `Trouble`."""
-    wanted = {"active": "false", "silenced": "true", "inhibited": "true", "unprocessed": "false"}
+    """{fingerprint: (silenced, inhibited)} of every alert that Alertmanager knows of. Raises `Trouble`."""
     found = {}
-    for each in _json("GET", "/api/v2/alerts", params=wanted):
+    for each in _json("GET", "/api/v2/alerts"):
         try:
             status, labels = each["status"], each["labels"]
-            if status["state"] == HELD_BACK:
-                name = reports.fingerprint(labels)
-                found[name] = (bool(status["silencedBy"]), bool(status["inhibitedBy"]))
+            # One that has only just arrived has not been judged yet.
+            if status["state"] != UNJUDGED:
+                found[reports.fingerprint(labels)] = (bool(status["silencedBy"]), bool(status["inhibitedBy"]))
         except (KeyError, TypeError, AttributeError):
             raise Trouble("/api/v2/alerts: not what was expected") from None
     return found

@@ -364,13 +364,16 @@ def _has_owner(report: Report, projects: set[str]) -> bool:
 
 
 def mark(suppressed: Mapping[str, tuple[bool, bool]], *, now: datetime) -> int:
-    """Say of everything that fires whether Alertmanager holds it back: {fingerprint: (silenced, inhibited)}; how many changed."""
-    firing = list(
-        AlertEvent.objects.filter(phase=Phase.FIRING).only("pk", "fingerprint", "is_silenced", "is_inhibited")
-    )
+    """Say whether Alertmanager holds back what fires: {fingerprint: (silenced, inhibited)}; how many changed.
+
+    What it does not speak of stays as it was: it may have been started just now.
+    """
+    firing = AlertEvent.objects.filter(phase=Phase.FIRING).only("pk", "fingerprint", "is_silenced", "is_inhibited")
     changed, notes = [], []
     for row in firing:
-        silenced, inhibited = suppressed.get(row.fingerprint, (False, False))
+        if row.fingerprint not in suppressed:
+            continue
+        silenced, inhibited = suppressed[row.fingerprint]
         for was, is_now, on, off in (
             (row.is_silenced, silenced, Kind.SILENCED, Kind.UNSILENCED),
             (row.is_inhibited, inhibited, Kind.INHIBITED, Kind.UNINHIBITED),

@@ -14,7 +14,7 @@ from django.utils import timezone, translation
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from alerts import events, installation, notifications, reports, tasks
+from alerts import events, installation, notifications, nudges, reports
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def alertmanager(request: HttpRequest) -> HttpResponse:
     except reports.BadPost as error:
         return _bad(error)
     if notifications.receive(post, now=timezone.now()) is not None:
-        tasks.nudge_deliveries()
+        nudges.nudge("alerts.deliver")
     return HttpResponse(status=200)
 
 

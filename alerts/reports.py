@@ -79,8 +79,8 @@ class Report:
 
 
 def fingerprint(labels: Mapping[str, str]) -> str:
-    """The name of whatever has these labels; what a Prometheus adds of itself does not count."""
-    pairs = sorted((name, value) for name, value in labels.items() if name not in EXTERNAL_LABELS)
+    """The name of whatever has these labels; empty ones, and what a Prometheus adds of itself, do not count."""
+    pairs = sorted((name, value) for name, value in labels.items() if value and name not in EXTERNAL_LABELS)
     return hashlib.sha256(json.dumps(pairs, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from alerts import actions, previews, promql, promtool, tasks, templates
+from alerts import actions, nudges, previews, promql, promtool, templates
 from alerts.models import Level, NotificationPolicy, Rule, RuleGroup, SyncState
 from alerts.previews import Preview
 from alerts.promql import Invalid, MetricForm
@@ -407,7 +407,7 @@ def _touch(group: RuleGroup, *, now: datetime) -> None:
     group.updated_at = now
     group.sync_state, group.sync_message = SyncState.PENDING, ""
     group.save()
-    tasks.nudge_rules()
+    nudges.nudge("alerts.sync_rules")
 
 
 def _create(group: RuleGroup, rows: Sequence[Rule]) -> None:
@@ -415,7 +415,7 @@ def _create(group: RuleGroup, rows: Sequence[Rule]) -> None:
     for rule in rows:
         rule.group = group
         rule.save(force_insert=True)
-    tasks.nudge_rules()
+    nudges.nudge("alerts.sync_rules")
 
 
 def _same(endpoint: Endpoint, template_id: str) -> RuleGroup | None:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from django.db.models import Q
 from django.utils.translation import gettext as _
 
-from alerts import actions
+from alerts import actions, nudges
 from alerts.models import AlertEvent, Silence
 from audit.services import attempt
 from common.errors import DomainError
@@ -135,6 +135,7 @@ def create(
             matchers=(None, silence.matchers), starts_at=(None, starts_at), ends_at=(None, ends_at),
             weekly=(None, silence.weekly),
         )  # fmt: skip
+        nudges.nudge("alerts.tend")
     return silence
 
 
@@ -151,6 +152,7 @@ def end(*, silence: Silence, by: Actor, now: datetime) -> Silence:
         )
         if changed:
             noted.changed(ended_at=(None, now))
+            nudges.nudge("alerts.tend")
     silence.refresh_from_db()
     return silence
 

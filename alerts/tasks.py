@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any, Protocol
-
 from celery import shared_task
-from django.db import transaction
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
 from alerts import chain, deliveries, events, sync, tending
 from alerts.models import Delivery
-
-log = logging.getLogger(__name__)
 
 
 @shared_task(name="alerts.deliver_due")
@@ -52,29 +45,3 @@ def prune() -> None:
     now = timezone.now()
     events.prune(now=now)
     deliveries.prune(now=now)
-
-
-def nudge_deliveries() -> None:
-    """Ask a worker to send now. Nothing depends on it: the tick finds the same rows two seconds later."""
-    enqueue(deliver)
-
-
-def nudge_rules() -> None:
-    """Ask a worker to bring the rules to Prometheus, once this transaction is through; the tick does it as well."""
-    transaction.on_commit(lambda: enqueue(sync_rules))
-
-
-class Task(Protocol):
-    """What can be put into a queue."""
-
-    name: Any
-
-    def delay(self) -> Any: ...
-
-
-def enqueue(task: Task) -> None:
-    """Put it into its queue, or say quietly that there is none: the tick does the same later."""
-    try:
-        task.delay()
-    except OperationalError as error:
-        log.debug("no nudge of %s: %s", task.name, error)

@@ -227,12 +227,14 @@ def test_what_is_silenced_or_inhibited_is_known(here: AlertmanagerServer, now: d
 
     def held() -> dict[str, tuple[bool, bool]]:
         found = alertmanager.held_back()
-        return found if len(found) >= 3 else {}
+        return found if sum(silent or inhibited for silent, inhibited in found.values()) >= 3 else {}
 
     found = wait_until(held, seconds=15, what="Alertmanager holds back what it should")
 
-    assert found == {silenced: (True, False), consequence: (False, True), lower: (False, True)}
-    assert not {cause, elsewhere, untold} & {*alertmanager.held_back()}
+    assert found == {
+        silenced: (True, False), consequence: (False, True), lower: (False, True),
+        cause: (False, False), elsewhere: (False, False), untold: (False, False),
+    }  # fmt: skip
 
 
 def test_trouble_is_one_error_whatever_it_is(settings: Any, now: datetime) -> None:

@@ -238,7 +238,7 @@ def test_what_alertmanager_holds_back_is_marked_and_written_into_the_log() -> No
     event, other = builders.alert_event(), builders.alert_event()
     assert events.mark({event.fingerprint: (True, False), other.fingerprint: (False, True)}, now=at(1)) == 2
     assert events.mark({event.fingerprint: (True, False), other.fingerprint: (False, True)}, now=at(1)) == 0
-    assert events.mark({event.fingerprint: (True, False)}, now=at(2)) == 1
+    assert events.mark({other.fingerprint: (False, False)}, now=at(2)) == 1
 
     event.refresh_from_db()
     assert event.is_silenced

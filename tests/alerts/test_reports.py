@@ -59,6 +59,7 @@ def test_an_alert_has_one_name_whoever_tells_of_it() -> None:
 
     assert plain == reports.fingerprint({"b": "2", "a": "1"})
     assert plain == reports.fingerprint({"b": "2", "a": "1", "replica": "b", "cluster": "x"})
+    assert plain == reports.fingerprint({"a": "1", "b": "2", "c": ""})
     assert plain != reports.fingerprint({"a": "12", "b": ""})
 
 

@@ -110,7 +110,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def made(stack: Stack) -> Made:
-    wanted = [Wanted("told", "demo-fast"), Wanted("untold", "demo-fast-2")]
+    wanted = [Wanted("told", "demo-fast"), Wanted("untold", "demo-fast-2"), Wanted("hushed", "demo-fast-2")]
     return arrange(stack, Order("alerted", f"{stack.demo_url}/v1", wanted))
 
 
@@ -191,6 +191,15 @@ def sent(watched: Watched, event_id: int, status: str) -> list[dict[str, Any]]:
     )
 
 
+def test_the_chain_is_heard_from_end_to_end(watched: Watched) -> None:
+    def heard() -> set[str]:
+        rows = watched.rows("SELECT name FROM alerts_pulse WHERE at > now() - interval '60 seconds' AND text = ''")
+        return {row["name"] for row in rows}
+
+    whole = {"prometheus.posts", "prometheus.watchdog", "alertmanager.watchdog", "alertmanager.config"}
+    watched.stack.wait_until(lambda: heard() >= whole, seconds=90, what="every part of the chain is heard of")
+
+
 def test_without_a_policy_there_is_an_event_and_no_message(stack: Stack, made: Made, watched: Watched) -> None:
     endpoint_id = made.endpoints["untold"]
     ids = arrange_alerts(stack, name="untold", endpoint_id=endpoint_id, promql=ERRORS, addresses={})
@@ -203,3 +212,28 @@ def test_without_a_policy_there_is_an_event_and_no_message(stack: Stack, made: M
 
     assert not event["has_policy"]
     assert untold.deliveries() == []
+
+
+def test_a_silenced_incident_is_an_event_and_no_message(stack: Stack, made: Made, watched: Watched) -> None:
+    endpoint_id, hook = made.endpoints["hushed"], watched.services["webhook"]
+    ids = arrange_alerts(
+        stack, name="hushed", endpoint_id=endpoint_id, promql=ERRORS, addresses={"webhook": (hook.url, SECRET)},
+        is_hushed=True,
+    )  # fmt: skip
+    hushed = Watched(stack, made.api_key, endpoint_id, "demo-fast-2", ids["rule"], {})
+    wait_in_force(hushed, ids["group"])
+    silences = f"{stack.alertmanager_url}/api/v2/silences"
+    stack.wait_until(
+        lambda: endpoint_id in httpx.get(silences, timeout=10, trust_env=False).text,
+        what="Alertmanager is told to be silent",
+    )
+    assert hushed.call() == 200
+    with hushed.failing():
+        event = hushed.wait_phase("firing")
+        # Goes on failing until Alertmanager has been asked what it holds back.
+        stack.wait_until(lambda: hushed.call() and hushed.events()[-1]["is_silenced"], seconds=60, what="it is marked")
+    hushed.wait_phase("resolved")
+
+    assert event["has_policy"]
+    assert hushed.deliveries() == []
+    assert not [request for request in hook.taken if endpoint_id.encode() in request.body]
