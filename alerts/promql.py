@@ -27,6 +27,8 @@ MAX_LENGTH = 4_000
 MAX_TOKENS = 1_000
 """The parser and its printer need time by the square of what they are given, and have no limit of their own."""
 MAX_DEPTH = 40
+MAX_OPERATORS = 100
+"""Each makes the tree one deeper."""
 MAX_SELECTORS = 20
 MAX_SPAN = timedelta(days=1)
 """How far a rule may look back, by a range, a subquery or an offset."""
@@ -279,6 +281,7 @@ def confine(expression: str, *, project: str, endpoint: str = "") -> str:
     return _rewritten(tree, meant, source)
 
 
+_OPERATORS = frozenset({*"+-*/%^<>", "==", "!=", "<=", ">=", "and", "or", "unless", "atan2"})
 _SOME_PROJECT, _SOME_ENDPOINT = "some-project-f3a1", "some-endpoint-9c52"
 
 
@@ -314,7 +317,8 @@ def _checked(expression: str) -> _Source:
     odd = re.search(r"[^\t\n\r -~\xa0-\ud7ff\ue000-\U0010ffff]", expression)
     if odd:
         raise source.wrong(_("This character cannot be used."), at=odd.start())
-    if len(source.tokens) > MAX_TOKENS or source.depth() > MAX_DEPTH:
+    operators = sum(token.text in _OPERATORS for token in source.tokens)
+    if len(source.tokens) > MAX_TOKENS or source.depth() > MAX_DEPTH or operators > MAX_OPERATORS:
         raise source.wrong(_("This expression is too long or nested too deeply."))
     return source
 

@@ -15,6 +15,10 @@ from alerts.metrics import METRICS, SERIES, completion
 from alerts.promql import Invalid, MetricForm, confine, of_form
 from alerts.templates import CURRENT
 from common.errors import DomainError
+from gateway.exposition import FAMILIES
+from monitoring import exposition
+from tests import builders
+from tests.builders import NOW
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +132,8 @@ def test_every_selector_reads_this_project_and_endpoint_alone(typed: str, made: 
         ("+".join([f"sum({T})"] * 30), 1, "At most 20"),
         ("x" * 5000, 1, "4000"),
         ("-" * 2000 + T, 1, "too"),
+        ("-" * 200 + T, 1, "too"),
+        ("1 + " * 200 + T, 1, "too"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_where_it_stands(typed: str, column: int | None, says: str) -> None:
@@ -221,6 +227,14 @@ def test_a_form_that_was_tampered_with_is_refused(form: MetricForm, field: str) 
     with pytest.raises(DomainError) as caught:
         of_form(form)
     assert caught.value.field == field
+
+
+@pytest.mark.django_db
+def test_every_metric_is_one_that_we_export_with_a_project() -> None:
+    builders.endpoint()
+    console = {line.split("{")[0] for line in exposition.render(now=NOW).decode().splitlines() if "project=" in line}
+    gateway = {name for name, _kind, _help in FAMILIES}
+    assert set(METRICS) == console | gateway
 
 
 def test_the_editor_is_offered_what_may_be_used() -> None:
