@@ -21,13 +21,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def arrange_alerts(
-    stack: Stack, *, name: str, endpoint_id: str, promql: str, addresses: Mapping[str, tuple[str, str]]
+    stack: Stack,
+    *,
+    name: str,
+    endpoint_id: str,
+    promql: str,
+    addresses: Mapping[str, tuple[str, str]],
+    is_hushed: bool = False,
 ) -> dict[str, int]:
     """A P0 rule on the endpoint that fires at once, told to `addresses` ({kind: (address, secret)}) at once.
 
-    Returns `policy` and `group`, `rule`. Without addresses the rule has no policy.
+    Returns `policy` and `group`, `rule`. Without addresses the rule has no policy; hushed, the endpoint is silenced.
     """
-    order = {"name": name, "endpoint_id": endpoint_id, "promql": promql, "addresses": addresses}
+    order = {"name": name, "endpoint_id": endpoint_id, "promql": promql, "addresses": addresses, "is_hushed": is_hushed}
     done = subprocess.run(
         [sys.executable, "-m", "tests.system.alerting"], cwd=ROOT, input=json.dumps(order), capture_output=True, text=True,
         env={**stack.env, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}, check=False, timeout=90,
@@ -37,10 +43,14 @@ def arrange_alerts(
     return made
 
 
-def _make(name: str, endpoint_id: str, promql: str, addresses: dict[str, tuple[str, str]]) -> dict[str, int]:
+def _make(
+    name: str, endpoint_id: str, promql: str, addresses: dict[str, tuple[str, str]], is_hushed: bool
+) -> dict[str, int]:
+    from datetime import timedelta
+
     from django.utils import timezone
 
-    from alerts import contacts, policies, rule_services
+    from alerts import contacts, policies, rule_services, silences
     from alerts.models import ContactMethod
     from alerts.templates import LevelRule
     from endpoints.models import Endpoint
@@ -68,6 +78,11 @@ def _make(name: str, endpoint_id: str, promql: str, addresses: dict[str, tuple[s
             repeat_seconds=600,
         )  # fmt: skip
         policy = policies.create_policy(project=project, name=name, levels=[plan], **who)
+    if is_hushed:
+        silences.create(
+            project=project, matchers={"ark_endpoint": endpoint_id}, reason="being repaired", starts_at=now,
+            ends_at=now + timedelta(hours=1), **who,
+        )  # fmt: skip
     rule = rule_services.OwnRule(name=name, levels=[LevelRule("P0", 0.0, 0)], promql=promql)
     group = rule_services.create_own_group(
         project=project, endpoint=endpoint, name=name, rules=[rule], policy=policy, **who
