@@ -59,7 +59,6 @@ class Site:
     alertmanager_port: int = 0
     is_alertmanager_missing: bool = False
     console_url: str = "http://127.0.0.1:8000"
-    resend_seconds: int = config.RESEND_SECONDS
     admin_password: str = ""
     python: str = "python"
 
@@ -154,7 +153,6 @@ def _prometheus(site: Site) -> list[Process]:
         data_dir=str(site.data_dir / "prometheus" / "data"),
         listen=listen,
         console_url=site.console_url,
-        resend_seconds=site.resend_seconds,
     )
     getting = [_getting(site, "prometheus", "prometheus", installation.NOTE)] if site.is_prometheus_missing else []
     # It writes its head block to disk at the end.

@@ -114,6 +114,7 @@ global:
 
 
 RESEND_SECONDS = 15
+"""What fires is posted again so often; four times as long without it, and it has ended."""
 
 
 def server_flags(

@@ -176,10 +176,20 @@ def test_an_incident_is_told_once_whatever_dies_on_the_way(watched: Watched) -> 
         stack.wait_until(lambda: sent(watched, event["id"], "firing"), seconds=150, what="it is told")
         for name in ("alertmanager", "prometheus", "worker-ticks"):
             stack.wait_back(name, stack.kill(name))
+        # What ends before Alertmanager has heard of it again is told minutes later, by the console itself.
+        stack.wait_until(lambda: is_known(watched), seconds=90, what="Alertmanager has heard of it again")
     watched.wait_phase("resolved", count=count + 1, seconds=120)
     stack.wait_until(lambda: sent(watched, event["id"], "resolved"), seconds=150, what="its end is told")
 
     assert len(sent(watched, event["id"], "firing")) == len(sent(watched, event["id"], "resolved")) == 1
+
+
+def is_known(watched: Watched) -> bool:
+    """Whether Alertmanager has an alert of the rule now."""
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        found = httpx.get(f"{watched.stack.alertmanager_url}/api/v2/alerts", timeout=10, trust_env=False).json()
+        return str(watched.rule) in {alert["labels"].get("rule_id") for alert in found}
+    return False
 
 
 def sent(watched: Watched, event_id: int, status: str) -> list[dict[str, Any]]:

@@ -33,7 +33,6 @@ from arkconsole.tick_watch import TickWatch, keep_ticking
 from common.models import TickHeartbeat
 from endpoints.models import Endpoint, Status
 from iam.models import User
-from monitoring import config
 from monitoring.installation import NOTE, Installation, Presence, WhyOff, parse
 
 TICK_PROCESSES = ("beat", "worker-ticks", "worker-slow")
@@ -147,7 +146,6 @@ def _site(data: DataDir) -> Site:
         alertmanager_port=ports["alertmanager"],
         is_alertmanager_missing=_is_missing(alertmanager),
         console_url=settings.CONSOLE_URL,
-        resend_seconds=min(config.RESEND_SECONDS, settings.EVALUATION_SECONDS),
         admin_password=settings.ADMIN_PASSWORD or secrets.token_urlsafe(12),
         python=sys.executable,
     )
