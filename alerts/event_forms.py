@@ -8,7 +8,7 @@ from typing import Any
 
 from django import forms
 from django.utils import timezone
-from django.utils.dates import WEEKDAYS
+from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -125,7 +125,7 @@ class SilenceForm(_Refusing):
         label=gettext_lazy("Only on these days"),
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        choices=[(str(day), name) for day, name in WEEKDAYS.items()],
+        choices=[(str(day), name) for day, name in WEEKDAYS_ABBR.items()],
         help_text=gettext_lazy("None: the whole time. A night belongs to the day on which it begins."),
     )
     begin = forms.TimeField(

@@ -18,6 +18,7 @@ from alerts.models import AlertEvent, Delivery, EventNote, Notification, Phase, 
 from audit.models import Event
 from audit.services import GLOBAL
 from catalog.models import ModelServer
+from common.templatetags import ark
 from endpoints import services as endpoint_services
 from endpoints import switch_presentation, switch_services, switching
 from endpoints.models import Endpoint, VersionSwitch
@@ -229,7 +230,7 @@ class Change:
 
 
 def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datetime) -> list[Change]:
-    """What changed from two hours before the event on, newest first; six queries."""
+    """What changed from two hours before the event on: what came before it, the nearest first, then the rest; six queries."""
     since, until = span(event, now=now)
     asked = MonitoringFilters(now=now, from_=int(since.timestamp()), to=int(until.timestamp()) + 1)
     found = [
@@ -237,8 +238,9 @@ def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datet
         for mark in marks.marks(endpoint, asked)["marks"]
     ]
     found += _server_changes(endpoint, since, until, is_staff=is_staff)
-    found.sort(key=lambda each: each[0], reverse=True)
     begun = event.pending_at or event.starts_at
+    # What came last before it is the likeliest cause, so it is read first.
+    found.sort(key=lambda each: (each[0] > begun, abs(each[0] - begun)))
     return [
         Change(at, _distance(at, begun), at <= begun, kind, title, by, detail, url)
         for at, kind, title, by, detail, url in found[:MOST_CHANGES]
@@ -280,11 +282,11 @@ _DELIVERY_DOTS = {
 
 @dataclass(frozen=True)
 class DeliveryLine:
-    """One message to one address: how it went, `answer` as the other side gave it, and what to do (`advice`)."""
+    """One message to one address: how it went (`facts`, with the answer as it was given), and what to do (`advice`)."""
 
     delivery: Delivery
     dot: str
-    answer: str
+    facts: Sequence[str]
     advice: str
 
     @property
@@ -336,15 +338,23 @@ def _message(event: AlertEvent, notification: Notification) -> Message:
 
 
 def _line(delivery: Delivery) -> DeliveryLine:
+    is_waiting = delivery.state in (Delivery.State.QUEUED, Delivery.State.SENDING)
     parts = [
+        timezone.localtime(delivery.sent_at).strftime("%Y-%m-%d %H:%M:%S") if delivery.sent_at else "",
         f"HTTP {delivery.answer_status}" if delivery.answer_status else "",
         delivery.answer_code if delivery.state != Delivery.State.SKIPPED else "",
         delivery.answer_text,
+        "" if delivery.latency_ms is None else f"{delivery.latency_ms} ms",
+        _("%(count)d attempts") % {"count": delivery.attempts} if delivery.attempts > 1 else "",
+        _("next try %(when)s") % {"when": ark.relative(delivery.next_at, now=timezone.now())}
+        if is_waiting and delivery.attempts and delivery.next_at
+        else "",
+        _("an answer was lost: it may have arrived twice") if delivery.may_repeat else "",
     ]
     return DeliveryLine(
         delivery=delivery,
         dot=_DELIVERY_DOTS[Delivery.State(delivery.state)],
-        answer=" · ".join(part for part in parts if part),
+        facts=[part for part in parts if part],
         advice=_why_skipped(delivery)
         if delivery.state == Delivery.State.SKIPPED
         else (channels.explain(delivery.kind, delivery.answer_code) if delivery.state != Delivery.State.SENT else ""),
