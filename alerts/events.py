@@ -123,7 +123,9 @@ class _Batch:
         ):
             self.rows[row.fingerprint].append(row)
         self.projects = _projects(told)
-        self.touched: dict[int, AlertEvent] = {}
+        self.moved: dict[int, AlertEvent] = {}
+        self.heard: dict[int, AlertEvent] = {}
+        self.news: dict[int, AlertEvent] = {}
         self.made: list[AlertEvent] = []
         self.notes: list[tuple[AlertEvent, EventNote]] = []
 
@@ -177,10 +179,14 @@ class _Batch:
         promised = report.ends_at or self.now + UNSAID
         if row.expires_at is None or promised >= row.expires_at:
             row.expires_at = promised
-            row.value = row.value if report.value is None else report.value
-            row.summary = report.annotations.get("summary", row.summary)[:500]
+            value = row.value if report.value is None else report.value
+            summary = report.annotations.get("summary", row.summary)[:500]
+            if row.pk is not None and (value, summary) != (row.value, row.summary):
+                self.news[row.pk] = row
+            row.value, row.summary = value, summary
         row.last_at = max(self.now, row.last_at)
-        self._touch(row)
+        if row.pk is not None:
+            self.heard[row.pk] = row
 
     def _firing(self, row: AlertEvent, report: Report, *, at: datetime | None = None) -> None:
         row.phase, row.expires_at = Phase.FIRING, None
@@ -188,6 +194,7 @@ class _Batch:
         row.comparator = report.annotations.get("comparator", row.comparator)[:2]
         row.expression = report.expression or row.expression
         self._say(row, report)
+        self._touch(row)
         self._note(row, Kind.FIRING, at=at or row.starts_at)
 
     def _resolve(self, row: AlertEvent, report: Report) -> None:
@@ -204,24 +211,32 @@ class _Batch:
 
     def _touch(self, row: AlertEvent) -> None:
         if row.pk is not None:
-            self.touched[row.pk] = row
+            self.moved[row.pk] = row
 
     def _note(self, row: AlertEvent, kind: str, *, at: datetime) -> None:
         self.notes.append((row, EventNote(at=at, kind=kind)))
 
     def save(self) -> int:
         """Write all of it; how many rows."""
-        # What ended is written first: one fingerprint has one open row.
-        for is_open in (False, True):
-            some = [row for row in self.touched.values() if row.is_open == is_open]
-            AlertEvent.objects.bulk_update(some, _CHANGING, batch_size=CHUNK)
+        # What ended is written first: one fingerprint has one open row. One by one, since Django makes a statement of so
+        # many cases of many rows that it takes a second; few move at a time.
+        for row in sorted(self.moved.values(), key=lambda row: row.is_open):
+            row.save(update_fields=_CHANGING)
+        heard: dict[tuple[datetime | None, datetime], list[int]] = defaultdict(list)
+        for pk, row in self.heard.items():
+            if pk not in self.moved:
+                heard[row.expires_at, row.last_at].append(pk)
+        for (expires_at, last_at), pks in heard.items():
+            AlertEvent.objects.filter(pk__in=pks).update(expires_at=expires_at, last_at=last_at)
+        news = [row for pk, row in self.news.items() if pk not in self.moved]
+        AlertEvent.objects.bulk_update(news, ["value", "summary"], batch_size=CHUNK)
         _fill(self.made)
         mark_silenced(self.made, now=self.now)
         AlertEvent.objects.bulk_create(self.made, batch_size=CHUNK)
         for row, note in self.notes:
             note.event = row
         EventNote.objects.bulk_create([note for _row, note in self.notes], batch_size=CHUNK)
-        return len(self.touched) + len(self.made)
+        return len(self.moved | self.heard) + len(self.made)
 
 
 _CHANGING = [

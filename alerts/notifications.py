@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,11 +53,19 @@ class Told:
     statuses: Mapping[str, str]
 
 
-def is_news(statuses: Mapping[str, str], told: Iterable[Told], *, now: datetime, repeat: timedelta) -> bool:
+def is_news(
+    statuses: Mapping[str, str],
+    told: Iterable[Told],
+    *,
+    over: Collection[str] = (),
+    now: datetime,
+    repeat: timedelta,
+) -> bool:
     """Whether anything in it was not told yet, or was told so long ago that it is time to repeat. Pure.
 
-    `statuses` is {event id: "firing" or "resolved"}. The last word on an event counts: that it fires again after a
-    recovery was told is news. A recovery is told once.
+    `statuses` is {event id: "firing" or "resolved"}, `over` the ids of those that have ended. The last word on an event
+    counts: that it fires again after a recovery was told is news, unless that was said earlier and came late. A recovery
+    is told once.
     """
     last: dict[str, Told] = {}
     for one in told:
@@ -65,7 +73,11 @@ def is_news(statuses: Mapping[str, str], told: Iterable[Told], *, now: datetime,
             last.setdefault(event_id, one)
     for event_id, status in statuses.items():
         said = last.get(event_id)
-        if said is None or said.statuses[event_id] != status:
+        if said is None:
+            return True
+        if status == Status.FIRING and said.statuses[event_id] == Status.RESOLVED and event_id in over:
+            continue
+        if said.statuses[event_id] != status:
             return True
         if status == Status.FIRING and now - said.at >= repeat * EARLY:
             return True
@@ -131,7 +143,11 @@ def tell(
             return None
         key = group_key(labels)
         statuses = {str(event.pk): status for event, status in lines}
-        if not is_news(statuses, _told(policy_id, key, now), now=now, repeat=timedelta(seconds=plan.repeat_seconds)):
+        # Asked anew: what was read before the lock may have ended since, and its end been told.
+        ended = AlertEvent.objects.filter(pk__in=[event.pk for event, _status in lines], phase=Phase.RESOLVED)
+        over = {str(pk) for pk in ended.order_by().values_list("pk", flat=True)}
+        repeat = timedelta(seconds=plan.repeat_seconds)
+        if not is_news(statuses, _told(policy_id, key, now), over=over, now=now, repeat=repeat):
             return None
         return _make(policy, plan, key, labels, lines, statuses, left_out, now)
 

@@ -62,6 +62,15 @@ def test_what_is_news(statuses: Mapping[str, str], told: list[tuple[float, dict[
     assert is_news(statuses, before, now=NOW, repeat=HOUR) is news
 
 
+def test_what_was_said_before_its_end_and_came_after_it_is_no_news() -> None:
+    before = [Told(at(-1), {"1": "resolved"}), Told(at(-2), {"1": "firing"})]
+
+    assert not is_news({"1": "firing"}, before, over={"1"}, now=NOW, repeat=HOUR)
+    assert is_news({"1": "firing"}, before, over=set(), now=NOW, repeat=HOUR)
+    # Whoever heard nothing of it yet hears of it, and then of its end.
+    assert is_news({"1": "firing"}, [], over={"1"}, now=NOW, repeat=HOUR)
+
+
 # --- what is posted ----------------------------------------------------------------------------------------------------
 
 
