@@ -83,9 +83,7 @@ class OwnRuleForm(LevelsForm):
         required=False,
         choices=lambda: [(key.value, str(text)) for key, text in AGGREGATIONS.items()],
     )
-    window = forms.TypedChoiceField(
-        label=gettext_lazy("Over the last"), required=False, coerce=int, empty_value=300, choices=_windows
-    )
+    window = forms.TypedChoiceField(label=gettext_lazy("Over the last"), required=False, coerce=int, choices=_windows)
     by = forms.MultipleChoiceField(
         label=gettext_lazy("Apart by"),
         required=False,
@@ -184,7 +182,7 @@ class OwnRuleForm(LevelsForm):
         if data["kind"] == Rule.Kind.PROMQL:
             return None
         return MetricForm(
-            metric=data["metric"], aggregation=data["aggregation"], window_seconds=data["window"],
+            metric=data["metric"], aggregation=data["aggregation"], window_seconds=data["window"] or 300,
             filters=tuple(self.filters), by=tuple(data["by"]),
         )  # fmt: skip
 

@@ -76,15 +76,31 @@ def rule_edit(request: ConsoleRequest, pk: int, rule_pk: int) -> HttpResponse:
     return _page(request, place)
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 def rule_remove(request: ConsoleRequest, pk: int, rule_pk: int) -> HttpResponse:
     """Take one rule out of a group that has others."""
     place = _in_group(request, pk)
     assert place.group is not None
     rule = get_object_or_404(place.group.rules, pk=rule_pk)
-    left = [rule_forms.own_rule(each) for each in place.group.rules.all() if each.pk != rule.pk]
-    _update(place, left, by=actor_of(request))
-    return htmx.done(request, _address(place.group), _("%(name)s was removed.") % {"name": rule.name})
+    error = ""
+    if request.method == "POST":
+        left = [rule_forms.own_rule(each) for each in place.group.rules.all() if each.pk != rule.pk]
+        try:
+            _update(place, left, by=actor_of(request))
+        except NotAllowed:
+            raise
+        except DomainError as refused:
+            error = refused.message
+        else:
+            return htmx.done(request, _address(place.group), _("%(name)s was removed.") % {"name": rule.name})
+    context = {
+        "group": place.group,
+        "rule": rule,
+        "revision": place.revision,
+        "error": error,
+        **htmx.dialog_frame(request),
+    }
+    return render(request, "alerts/rule_remove.html", context, status=422 if error else 200)
 
 
 @require_POST

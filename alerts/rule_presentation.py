@@ -174,12 +174,12 @@ def state_of(group: RuleGroup) -> State:
     """How far a group has come on its way to Prometheus."""
     sentence = sync.sentence(group)
     if group.sync_state == SyncState.FAILED:
-        return State("ark-dot-bad", SyncState.FAILED.label, sentence, is_moving=False, is_bad=True)
+        return State("ark-dot-bad", str(SyncState.FAILED.label), sentence, is_moving=False, is_bad=True)
     if group.sync_state == SyncState.PENDING:
-        return State("ark-dot-busy", SyncState.PENDING.label, sentence, is_moving=True, is_bad=False)
+        return State("ark-dot-busy", str(SyncState.PENDING.label), sentence, is_moving=True, is_bad=False)
     if not group.is_enabled:
         return State("ark-dot-idle", _("Off"), _("None of its rules is evaluated."), is_moving=False, is_bad=False)
-    return State("ark-dot-good", SyncState.ACTIVE.label, "", is_moving=False, is_bad=False)
+    return State("ark-dot-good", str(SyncState.ACTIVE.label), "", is_moving=False, is_bad=False)
 
 
 def seen(group: RuleGroup, rows: Sequence[RuleRow]) -> str:

@@ -469,6 +469,8 @@ def test_rules_join_and_leave_a_group(endpoint: Endpoint, editor: User) -> None:
     assert [rule.name for rule in group.rules.all()] == ["Busy", "Slow"]
     group.refresh_from_db()
     remove = reverse("alerts:rule_remove", args=[group.pk, group.rules.first().pk])  # type: ignore[union-attr]
+    assert "Remove Busy?" in browser.get(remove).content.decode()
+    assert browser.post(remove, {"revision": "0"}).status_code == 422
     assert browser.post(remove, {"revision": str(group.revision)}).headers["Location"] == page(group)
     assert [rule.name for rule in group.rules.all()] == ["Slow"]
 
