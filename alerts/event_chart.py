@@ -19,6 +19,7 @@ from monitoring.prometheus import Kind, Series, Trouble
 LEAD = timedelta(hours=1)
 TAIL = timedelta(minutes=20)
 POINTS = 240
+MOST_MARKS = 20
 
 _CONDITION = re.compile(
     r"(?P<left>\(.*\))\s*(?:>=|<=|==|!=|>|<)\s*(?:bool\s*)?[-+]?(?:[0-9.]+(?:e[-+]?[0-9]+)?|inf|nan)\s*",
@@ -48,8 +49,13 @@ def _is_one_pair(text: str) -> bool:
     return False
 
 
-def chart(event: AlertEvent, *, now: datetime) -> dict[str, Any]:
-    """The answer for the page's script, as JSON. Never raises for what Prometheus does: `message` says what is wrong."""
+def chart(
+    event: AlertEvent, *, now: datetime, servers: Mapping[str, str] | None = None, shows_names: bool = False
+) -> dict[str, Any]:
+    """The answer for the page's script, as JSON. Never raises for what Prometheus does: `message` says what is wrong.
+
+    `servers`: the model servers behind the endpoint, {id: name}; when one of them went or came back is marked.
+    """
     grid = _grid(event, now=now)
     unit = event.rule.unit if event.rule else ""
     answer: dict[str, Any] = {
@@ -62,22 +68,25 @@ def chart(event: AlertEvent, *, now: datetime) -> dict[str, Any]:
         "starts_at": event.starts_at.timestamp(),
         "ends_at": event.ends_at.timestamp() if event.ends_at else None,
         "summary": "",
+        "marks": [],
     }
     if why := _why_none(event, now=now):
         return {**answer, "message": why, "time": []}
-    query = left_side(event.expression)
+    curve = (left_side(event.expression), grid)
+    states = (_servers_query(servers or {}), grid)
     try:
-        found = prometheus.fetch([(query, grid)])[(query, grid)]
+        answers = prometheus.fetch([curve, states] if servers else [curve])
     except Trouble as trouble:
         if trouble.kind == Kind.TOO_MUCH:
             message = _("This rule has more series than can be drawn.")
         else:
             message = figures.sentence(trouble, last_at=prometheus.last_answer_at(), now=now)
         return {**answer, "message": message, "time": []}
-    values = _of_event(found, event)
+    values = _of_event(answers[curve], event)
     if not any(value is not None for value in values):
         return {**answer, "message": _("Prometheus has no figures of this rule around that time."), "time": []}
-    return {**answer, "values": list(values), "summary": _summary(values, unit)}
+    marked = _server_marks(answers.get(states, []), grid, servers or {}, shows_names=shows_names)
+    return {**answer, "values": list(values), "summary": _summary(values, unit), "marks": marked}
 
 
 def _why_none(event: AlertEvent, *, now: datetime) -> str:
@@ -109,6 +118,37 @@ def _of_event(found: Sequence[Series], event: AlertEvent) -> Sequence[float | No
 
 def _fits(labels: Mapping[str, str], of_event: Mapping[str, Any]) -> bool:
     return all(of_event.get(name) == value for name, value in labels.items() if name != "__name__")
+
+
+def _servers_query(servers: Mapping[str, str]) -> str:
+    ids = "|".join(sorted(pk for pk in servers if pk.isdecimal()))
+    return f'min by (server) (ark_gateway_upstream_up{{server=~"{ids}"}})'
+
+
+def _server_marks(
+    found: Sequence[Series], grid: Grid, servers: Mapping[str, str], *, shows_names: bool
+) -> list[dict[str, Any]]:
+    """When a model server stopped answering or answered again, oldest first."""
+    marked = []
+    for series in found:
+        name = servers.get(series.labels.get("server", ""), "")
+        before: float | None = None
+        for at, value in zip(grid.times, series.values, strict=True):
+            if value is None:
+                continue
+            if before is not None and (value > 0) != (before > 0):
+                marked.append(
+                    {"at": at, "is_bad": value <= 0, "title": _server_title(name if shows_names else "", value)}
+                )
+            before = value
+    return sorted(marked, key=lambda mark: mark["at"])[-MOST_MARKS:]
+
+
+def _server_title(name: str, value: float) -> str:
+    what = _("Model server %(name)s") % {"name": name} if name else _("A model server")
+    return (
+        _("%(what)s answers again") % {"what": what} if value > 0 else _("%(what)s stopped answering") % {"what": what}
+    )
 
 
 def _summary(values: Sequence[float | None], unit: str) -> str:

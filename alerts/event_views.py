@@ -204,7 +204,11 @@ def event_log(request: ConsoleRequest, pk: int) -> HttpResponse:
 @never_cache
 def chart(request: ConsoleRequest, pk: int) -> JsonResponse:
     """The rule's curve around the firing; what is wrong with it is a sentence in the answer."""
-    return JsonResponse(event_chart.chart(find_event(request, pk), now=timezone.now()))
+    found = find_event(request, pk)
+    endpoint = _endpoint(request, found)
+    servers = presentation.servers_of(endpoint) if endpoint else {}
+    answer = event_chart.chart(found, now=timezone.now(), servers=servers, shows_names=request.user.is_staff)
+    return JsonResponse(answer)
 
 
 # --- what people do with an event ----------------------------------------------------------------------------------------

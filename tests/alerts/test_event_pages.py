@@ -582,14 +582,22 @@ def opened(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
     )
 
 
+def _gone_and_back(count: int) -> list[float | None]:
+    """Up, unknown for a while, down, up."""
+    return [1.0, None, 0.0, *[1.0] * (count - 3)]
+
+
 def _series(monkeypatch: pytest.MonkeyPatch, *labels: dict[str, str]) -> list[str]:
     asked: list[str] = []
 
     def fetch(asks: Any) -> dict[Any, list[Series]]:
-        (ask,) = asks
+        ask = asks[0]
         asked.append(ask[0])
         count = len(ask[1].times)
-        return {ask: [Series(each, [float(place)] * count) for place, each in enumerate(labels)]}
+        of_servers = {
+            each: [Series({"server": re.findall(r"\d+", each[0])[0]}, _gone_and_back(count))] for each in asks[1:]
+        }
+        return {ask: [Series(each, [float(place)] * count) for place, each in enumerate(labels)], **of_servers}
 
     monkeypatch.setattr(prometheus, "fetch", fetch)
     return asked
@@ -608,6 +616,9 @@ def test_the_chart_shows_the_series_that_fired_and_no_other(
     assert found["threshold"] == 5.0
     assert found["time"][0] < found["starts_at"] - 3000
     assert found["summary"] == "Lowest 1%, highest 1%, last 1%."
+    assert [(mark["at"], mark["title"]) for mark in found["marks"]] == [
+        (found["time"][2], "A model server stopped answering"), (found["time"][3], "A model server answers again"),
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("opened")

@@ -170,8 +170,7 @@ def test_the_list_filters_in_place_and_counts_stand_on_every_page(open_page: Ope
 # --- a phone, both themes, axe-core ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
 def test_pages_fit_and_axe_finds_nothing_serious(open_page: Open, made: dict[str, Any], theme: str, width: int) -> None:
     options = {"color_scheme": theme, "viewport": {"width": width, "height": 844}}
     page = open_page("/alerts/", **options)

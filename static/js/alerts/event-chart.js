@@ -3,6 +3,7 @@ import { axisLook, clock, colours, faded } from "../charts.js";
 
 const box = document.getElementById("event-chart");
 const note = document.getElementById("event-chart-note");
+const list = document.getElementById("event-chart-marks");
 const REFRESH_MS = 15_000;
 const NAMES = ["--ark-border", "--ark-hint", "--ark-accent-text", "--ark-bad-text"];
 let plot = null;
@@ -34,6 +35,32 @@ function shade(drawn) {
   ctx.restore();
 }
 
+// When a model server went or came back: a line across the chart, in words below it.
+function mark(drawn) {
+  const { ctx, bbox } = drawn;
+  ctx.save();
+  ctx.lineWidth = devicePixelRatio;
+  ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+  for (const each of figures.marks ?? []) {
+    const place = Math.round(drawn.valToPos(each.at, "x", true));
+    ctx.strokeStyle = each.is_bad ? look.bad : look.hint;
+    ctx.beginPath();
+    ctx.moveTo(place, bbox.top);
+    ctx.lineTo(place, bbox.top + bbox.height);
+    ctx.stroke();
+  }
+  ctx.restore();
+}
+
+function listMarks() {
+  const lines = (figures.marks ?? []).map((each) => {
+    const line = document.createElement("li");
+    line.textContent = `${at(each.at)} ${each.title}`;
+    return line;
+  });
+  list.replaceChildren(...lines);
+}
+
 function range(_drawn, low, high) {
   const limit = figures.threshold ?? high;
   const top = Math.max(high ?? 0, limit ?? 0, 0);
@@ -49,7 +76,7 @@ function options() {
     cursor: { drag: { x: false, y: false } },
     legend: { show: window.innerWidth >= 768 },
     scales: { x: { time: true }, y: { range } },
-    hooks: { drawClear: [shade] },
+    hooks: { drawClear: [shade], draw: [mark] },
     axes: [
       { ...axis, space: 70, size: 32, values: (_plot, values) => values.map(at) },
       { ...axis, size: 60, values: (_plot, values) => values.map(written) },
@@ -84,6 +111,7 @@ async function load() {
     if (found.time.length) {
       figures = found;
       draw();
+      listMarks();
     } else if (!plot) box.hidden = true;
     say(found.message || found.summary);
   } catch {
