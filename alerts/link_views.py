@@ -52,7 +52,10 @@ def unsubscribe(request: HtmxHttpRequest, token: str) -> HttpResponse:
 
 
 def _private(response: HttpResponse) -> HttpResponse:
-    """Whoever has the address may press: it goes into no other site's log and no search engine."""
-    response.headers["Referrer-Policy"] = "no-referrer"
+    """Whoever has the address may press: it goes into no search engine.
+
+    Other sites do not see it either, by the referrer policy of all pages (same-origin). A stricter one would have
+    browsers post "Origin: null", which the protection against forged requests refuses.
+    """
     response.headers["X-Robots-Tag"] = "noindex"
     return response

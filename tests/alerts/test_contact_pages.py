@@ -264,7 +264,7 @@ def test_a_link_is_mailed_and_its_page_confirms_by_a_button_without_signing_in(o
     stranger = Client(headers={"accept-language": "en"})
     asked = stranger.get(link)
     assert "Get alerts at this address?" in asked.content.decode()
-    assert asked.headers["Referrer-Policy"] == "no-referrer"
+    assert (asked.headers["Referrer-Policy"], asked.headers["X-Robots-Tag"]) == ("same-origin", "noindex")
     method.refresh_from_db()
     assert method.state == "unverified"
     assert "gets alerts of project" in stranger.post(link).content.decode()
