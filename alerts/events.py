@@ -175,10 +175,9 @@ class _Batch:
         return row
 
     def _say(self, row: AlertEvent, report: Report) -> None:
-        # Alertmanager repeats what it was told minutes ago: a shorter promise than the one we have is older news.
-        promised = report.ends_at or self.now + UNSAID
-        if row.expires_at is None or promised >= row.expires_at:
-            row.expires_at = promised
+        # Alertmanager passes on what it was told some time ago, and promises nothing: it only stands in for Prometheus.
+        if report.ends_at is not None or row.expires_at is None:
+            row.expires_at = report.ends_at or self.now + UNSAID
             value = row.value if report.value is None else report.value
             summary = report.annotations.get("summary", row.summary)[:500]
             if row.pk is not None and (value, summary) != (row.value, row.summary):

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max, Q
+from django.db.models import Max, Q, QuerySet
 
 from alerts import events
 from alerts.models import (
@@ -40,7 +40,7 @@ EARLY = 0.9
 """A repeat never comes before its time; somewhat earlier is taken for one, since two clocks are never the same."""
 REMEMBERED = timedelta(days=7)
 LOOKED_AT = 50
-"""Notifications of one group that are looked at for what was told already."""
+"""Notifications that are looked at for what was told already."""
 SHOWN = 100
 """Alerts of one notification that its payload holds; messages show far fewer, and say how many there are."""
 
@@ -147,13 +147,17 @@ def tell(
         ended = AlertEvent.objects.filter(pk__in=[event.pk for event, _status in lines], phase=Phase.RESOLVED)
         over = {str(pk) for pk in ended.order_by().values_list("pk", flat=True)}
         repeat = timedelta(seconds=plan.repeat_seconds)
-        if not is_news(statuses, _told(policy_id, key, now), over=over, now=now, repeat=repeat):
+        if not is_news(statuses, _told(policy_id, lines, now), over=over, now=now, repeat=repeat):
             return None
         return _make(policy, plan, key, labels, lines, statuses, left_out, now)
 
 
-def _told(policy_id: int, key: str, now: datetime) -> list[Told]:
-    rows = Notification.objects.filter(policy_id=policy_id, group_key=key, at__gt=now - REMEMBERED)
+def _told(policy_id: int, lines: Sequence[tuple[AlertEvent, str]], now: datetime) -> list[Told]:
+    """What the people of the policy heard of these events, in whatever group: a changed grouping is no news."""
+    speak = Notification.events.through._default_manager.filter(alertevent__in=[event.pk for event, _status in lines])
+    rows = Notification.objects.filter(
+        policy_id=policy_id, at__gt=now - REMEMBERED, pk__in=speak.values("notification_id")
+    )
     return [Told(at, told) for at, told in rows.order_by("-at", "-pk").values_list("at", "told")[:LOOKED_AT]]
 
 
@@ -293,38 +297,36 @@ def tell_forgotten(*, now: datetime) -> int:
     It forgets a group whose alerts ended while it was away, or whose route was changed in that moment: people would go
     on believing that it fires.
     """
-    recent = Notification.objects.filter(at__gt=now - REMEMBERED, policy__deleted_at__isnull=True)
-    ended = recent.filter(
-        status=Status.FIRING, events__phase=Phase.RESOLVED, events__ends_at__gt=now - FORGOTTEN_WITHIN,
-        events__ends_at__lt=now - FORGOTTEN_AFTER,
+    ended = AlertEvent.objects.filter(
+        phase=Phase.RESOLVED, ends_at__gt=now - FORGOTTEN_WITHIN, ends_at__lt=now - FORGOTTEN_AFTER,
+        is_silenced=False, is_inhibited=False,
     )  # fmt: skip
-    keys = set(ended.order_by().values_list("policy_id", "group_key").distinct())
-    return sum(_tell_forgotten_of(policy_id, key, now) for policy_id, key in keys)
+    speak = Notification.events.through._default_manager.filter(alertevent__in=ended)
+    said = Notification.objects.filter(
+        at__gt=now - REMEMBERED, policy__deleted_at__isnull=True, pk__in=speak.values("notification_id")
+    ).order_by("-at", "-pk")
+    last: dict[tuple[int, str], Notification] = {}
+    for notification in said.defer("digest"):
+        for event_id in notification.told:
+            last.setdefault((notification.policy_id, event_id), notification)
+    unsaid: dict[tuple[int, str], tuple[Notification, list[int]]] = {}
+    for (policy_id, event_id), notification in last.items():
+        if notification.told[event_id] == Status.FIRING:
+            unsaid.setdefault((policy_id, notification.group_key), (notification, []))[1].append(int(event_id))
+    return sum(_tell_ends(notification, ended.filter(pk__in=ids), now) for notification, ids in unsaid.values())
 
 
-def _tell_forgotten_of(policy_id: int, key: str, now: datetime) -> int:
-    rows = list(
-        Notification.objects.filter(policy_id=policy_id, group_key=key, at__gt=now - REMEMBERED).order_by("-at", "-pk")[
-            :LOOKED_AT
-        ]
-    )
-    said: dict[str, str] = {}
-    for row in rows:
-        for event_id, status in row.told.items():
-            said.setdefault(event_id, status)
-    firing = [int(event_id) for event_id, status in said.items() if status == Status.FIRING]
-    plan = PolicyLevel.objects.filter(policy_id=policy_id, level=rows[0].level).first()
-    if not firing or plan is None:
+def _tell_ends(notification: Notification, ended: QuerySet[AlertEvent], now: datetime) -> int:
+    plan = PolicyLevel.objects.filter(policy_id=notification.policy_id, level=notification.level).first()
+    if plan is None:
         return 0
     # Alertmanager itself tells of it with the group's next round.
     late = now - FORGOTTEN_AFTER - timedelta(seconds=2 * plan.interval_seconds)
-    events_ended = AlertEvent.objects.filter(
-        pk__in=firing, phase=Phase.RESOLVED, ends_at__lt=late, ends_at__gt=now - FORGOTTEN_WITHIN,
-        is_silenced=False, is_inhibited=False,
-    )  # fmt: skip
-    lines = [(event, str(Status.RESOLVED)) for event in events_ended]
+    lines = [(event, str(Status.RESOLVED)) for event in ended.filter(ends_at__lt=late)]
     if not lines:
         return 0
-    labels = rows[0].payload.get("group_labels", {})
-    told = tell(policy_id=policy_id, level=rows[0].level, labels=labels, lines=lines, now=now)
-    return int(told is not None)
+    labels = notification.payload.get("group_labels", {})
+    return int(
+        tell(policy_id=notification.policy_id, level=notification.level, labels=labels, lines=lines, now=now)
+        is not None
+    )

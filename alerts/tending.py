@@ -24,6 +24,7 @@ PENDING_QUERY = 'ALERTS_FOR_STATE{rule_id!=""} and ignoring(alertstate) ALERTS{a
 """What is pending, and since when: both series are Prometheus' own, whatever else is in front of it."""
 
 ASK_SECONDS = 3.0
+EVERY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,17 @@ def _silences(now: datetime) -> None:
         alertmanager.silence(now=now)
 
 
+def _forgotten(now: datetime) -> None:
+    # In one tick of each minute: it looks at hours, and is in no hurry.
+    if now.second < EVERY_SECONDS:
+        notifications.tell_forgotten(now=now)
+
+
 STEPS = (
     Step("expiry of events", lambda now: events.expire(now=now)),
     Step("pending alerts", _pending),
     Step("Alertmanager's configuration", lambda now: alertmanager.configure(now=now)),
     Step("silences", _silences),
     Step("what is silenced or inhibited", _marks),
-    Step("recoveries that nobody told", lambda now: notifications.tell_forgotten(now=now)),
+    Step("recoveries that nobody told", _forgotten),
 )

@@ -69,6 +69,16 @@ def test_it_is_refreshed_while_it_lasts_and_ends_once() -> None:
     assert kinds(event) == ["firing", "resolved"]
 
 
+def test_prometheus_is_believed_more_than_who_passes_it_on() -> None:
+    post(report(0, None, value="5"))
+    assert AlertEvent.objects.get().expires_at == at(4)
+    post(report(0, 2, value="6"), minute=1)
+    post(report(0, None, value="5"), minute=1.5)
+
+    event = AlertEvent.objects.get()
+    assert (event.expires_at, event.value, event.last_at) == (at(2), 6.0, at(1.5))
+
+
 def test_one_post_may_hold_an_end_and_the_next_beginning() -> None:
     post(report())
     post(report(ends=2), report(3, 9), report(3, 9), report(3, 9, ark_endpoint="ep-2"), minute=3)

@@ -152,6 +152,14 @@ def test_an_alertmanager_that_lost_its_memory_makes_no_second_message(policy: No
 
 
 @pytest.mark.django_db
+def test_another_grouping_of_the_same_alerts_is_no_news(policy: NotificationPolicy) -> None:
+    receive(group(report(policy=policy), policy=policy))
+    receive(group(report(policy=policy), policy=policy, ark_endpoint="ep-1"), 1)
+
+    assert Notification.objects.count() == 1
+
+
+@pytest.mark.django_db
 def test_who_joins_the_group_is_told_of(policy: NotificationPolicy) -> None:
     receive(group(report(policy=policy), policy=policy))
     receive(group(report(policy=policy), report(1, policy=policy, ark_endpoint="ep-2"), policy=policy), 1)
