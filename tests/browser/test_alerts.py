@@ -170,19 +170,30 @@ def test_the_list_filters_in_place_and_counts_stand_on_every_page(open_page: Ope
 # --- a phone, both themes, axe-core ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
-def test_pages_fit_and_axe_finds_nothing_serious(open_page: Open, made: dict[str, Any], theme: str, width: int) -> None:
-    options = {"color_scheme": theme, "viewport": {"width": width, "height": 844}}
-    page = open_page("/alerts/", **options)
-    page.route("**/chart", _curve)
-    for path in (
-        "/alerts/", "/alerts/?level=P2&phase=pending", f"/alerts/events/{made['look']}", "/alerts/silences",
-        "/alerts/silences/create", f"/alerts/events/{made['look']}/silence",
-    ):  # fmt: skip
-        page.goto(path)
-        assert _fits(page), path
-        assert _serious(page) == [], path
-    page.goto(f"/alerts/events/{made['look']}")
+LOOKS = {
+    "light": {"color_scheme": "light"},
+    "dark phone": {"color_scheme": "dark", **PHONE},
+}
+PAGES = {
+    "list": "/alerts/",
+    "no match": "/alerts/?level=P2&phase=pending",
+    "event": "/alerts/events/{look}",
+    "silences": "/alerts/silences",
+    "new silence": "/alerts/silences/create",
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_fit_and_axe_finds_nothing_serious(open_page: Open, made: dict[str, Any], name: str, look: str) -> None:
+    page = open_page(PAGES[name].format(**made), **LOOKS[look])
+    assert _fits(page)
+    assert _serious(page) == []
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing_serious_in_the_dialog(open_page: Open, made: dict[str, Any], look: str) -> None:
+    page = open_page(f"/alerts/events/{made['look']}", **LOOKS[look])
     page.locator("#event-silence").click()
     expect(page.locator("#dialog form")).to_be_visible(timeout=PATIENT)
     assert _serious(page) == []
