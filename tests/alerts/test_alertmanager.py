@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from alerts import alertmanager, events, reports, routing, silences
-from alerts.models import Level, Pulse, Silence
+from alerts import alertmanager, events, notifications, reports, routing, silences
+from alerts.models import AlertEvent, Delivery, Level, Notification, Pulse, Silence
 from alerts.routing import DEFAULT_TIMINGS, Plan, Timing
 from tests import builders
+from tests.alerts import fakes
 from tests.servers import ON_SQLITE, AlertmanagerServer, alertmanager_binary, wait_until
 
 HOUR = timedelta(hours=1)
@@ -231,10 +233,81 @@ def test_what_is_silenced_or_inhibited_is_known(here: AlertmanagerServer, now: d
 
     found = wait_until(held, seconds=15, what="Alertmanager holds back what it should")
 
-    assert found == {
+    wanted = {
         silenced: (True, False), consequence: (False, True), lower: (False, True),
         cause: (False, False), elsewhere: (False, False), untold: (False, False),
     }  # fmt: skip
+    assert {name: found.get(name) for name in wanted} == wanted
+
+
+# --- what it posts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hook(here: AlertmanagerServer, settings: Any) -> Iterator[fakes.Service]:
+    """Where it posts to: what came is in `taken`."""
+    with fakes.running(fakes.Service()) as service:
+        settings.CONSOLE_INTERNAL_URL = f"http://{service.host}"
+        settings.ALERT_HOOK_TOKEN_FILE = str(here.folder / "token")
+        yield service
+
+
+def receive_all(hook: fakes.Service, now: datetime) -> None:
+    for request in hook.taken:
+        assert request.path == "/hooks/alertmanager"
+        assert request.headers["authorization"].startswith("Bearer ")
+        notifications.receive(reports.of_alertmanager(request.body), now=now)
+
+
+def test_five_hundred_endpoints_that_fail_at_once_are_few_messages(
+    here: AlertmanagerServer, hook: fakes.Service, now: datetime
+) -> None:
+    people = builders.contact_group(builders.contact("email"))
+    policy = builders.notification_policy(people, wait_seconds=1, interval_seconds=2)
+    assert alertmanager.configure(now=now) == ""
+    labels = [
+        {"alertname": "error_rate", "project": "default", "ark_endpoint": f"ep-{number}", "rule_id": str(number),
+         "level": "P1", "notify_policy": str(policy.pk)}
+        for number in range(1, 501)
+    ]  # fmt: skip
+    for first in range(0, 500, 64):
+        body = [
+            {"labels": each, "startsAt": now.isoformat(), "endsAt": (now + HOUR).isoformat()}
+            for each in labels[first : first + 64]
+        ]
+        httpx.post(f"{here.url}/api/v2/alerts", json=body, trust_env=False, timeout=15).raise_for_status()
+
+    def told() -> set[str]:
+        return {
+            report.labels["ark_endpoint"]
+            for request in hook.taken
+            for report in reports.of_alertmanager(request.body).reports
+        }
+
+    wait_until(lambda: len(told()) == 500, seconds=30, what="all of them are posted")
+    receive_all(hook, now)
+
+    assert AlertEvent.objects.count() == 500
+    assert Delivery.objects.count() == Notification.objects.count() == len(hook.taken) <= 5
+
+
+def test_one_that_lost_its_memory_posts_again_and_nobody_hears_it_twice(
+    here: AlertmanagerServer, hook: fakes.Service, now: datetime
+) -> None:
+    policy = builders.notification_policy(
+        builders.contact_group(builders.contact("email")), wait_seconds=0, interval_seconds=1
+    )
+    alertmanager.configure(now=now)
+    fire(here, now, notify_policy=str(policy.pk), rule_id="9")
+    wait_until(lambda: hook.taken, seconds=15, what="it is posted")
+    here.kill()
+    shutil.rmtree(here.folder / "data")
+    here.start()
+    fire(here, now, notify_policy=str(policy.pk), rule_id="9")
+    wait_until(lambda: len(hook.taken) > 1, seconds=15, what="it is posted again")
+    receive_all(hook, now)
+
+    assert Notification.objects.count() == 1
 
 
 def test_trouble_is_one_error_whatever_it_is(settings: Any, now: datetime) -> None:
