@@ -29,6 +29,8 @@ from iam.models import Project
 from iam.requests import ConsoleRequest
 
 PAGE_SIZE = 50
+MAX_TESTED = 100
+"""So many addresses one press writes to."""
 
 
 # --- contacts ------------------------------------------------------------------------------------------------------------
@@ -390,13 +392,14 @@ def test_page(
     """A dialog with a row for each address; each row sends by itself and shows its own answer."""
     actor_of(request).require(actions.SEND_VALIDATION_MESSAGE, resource)
     now = timezone.now()
+    left_out, methods = max(0, len(methods) - MAX_TESTED), methods[:MAX_TESTED]
     lines = [contact_presentation.line(method, now=now) for method, _contact in methods]
     rows = [{"line": line, "contact": contact} for line, (_method, contact) in zip(lines, methods, strict=True)]
     usable = [line for line in lines if line.can_test]
     phones = sum(line.method.kind == MethodKind.PHONE for line in usable)
     warning = ngettext("%(n)d phone will ring.", "%(n)d phones will ring.", phones) % {"n": phones} if phones else ""
     context = {
-        "rows": rows, "usable": len(usable), "title": title, "here": here, "back": back, "warning": warning,
+        "rows": rows, "usable": len(usable), "title": title, "here": here, "back": back, "warning": warning, "left_out": left_out,
         # Never from an address alone: a page elsewhere could lead a person here, and every row would send.
         "is_sending": bool(request.htmx) and request.GET.get("all") == "1",
         "can_send": True, **dialog_frame(request),

@@ -220,10 +220,9 @@ def test_a_thousand_contacts_are_paged_in_a_handful_of_queries(owner: User) -> N
     page_of(client, "/alerts/contacts")
 
     for path in ("/alerts/contacts", "/alerts/groups", "/alerts/policies", f"/alerts/policies/{policy.pk}",
-                 f"/alerts/policies/{policy.pk}/edit", f"/alerts/contacts/{made[0].pk}"):  # fmt: skip
-        with CaptureQueriesContext(
-            connection,
-        ) as asked:
+                 f"/alerts/policies/{policy.pk}/edit", f"/alerts/groups/{group.pk}/edit",
+                 f"/alerts/groups/{group.pk}/test", f"/alerts/contacts/{made[0].pk}"):  # fmt: skip
+        with CaptureQueriesContext(connection) as asked:
             page = page_of(client, path)
         assert len(asked) <= 22, (path, len(asked))
         assert "a@example.com" not in page
@@ -234,6 +233,7 @@ def test_a_thousand_contacts_are_paged_in_a_handful_of_queries(owner: User) -> N
     cursor = re.search(r'rel="next" href="([^"]+)"', first)
     assert cursor is not None
     assert "person 0050" in page_of(client, cursor[1].replace("&amp;", "&"))
+    assert "900 more addresses are not shown" in page_of(client, f"/alerts/groups/{group.pk}/test")
     assert "and 997 more" in page_of(client, f"/alerts/policies/{policy.pk}")
 
 
