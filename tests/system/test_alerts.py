@@ -110,7 +110,12 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def made(stack: Stack) -> Made:
-    wanted = [Wanted("told", "demo-fast"), Wanted("untold", "demo-fast-2"), Wanted("hushed", "demo-fast-2")]
+    wanted = [
+        Wanted("told", "demo-fast"),
+        Wanted("untold", "demo-fast-2"),
+        Wanted("hushed", "demo-fast-2"),
+        Wanted("hardy", "demo-fast-2"),
+    ]
     return arrange(stack, Order("alerted", f"{stack.demo_url}/v1", wanted))
 
 
@@ -166,22 +171,28 @@ def test_an_incident_is_told_once_by_every_kind_and_its_end_once(watched: Watche
     assert told_at - failed_at < 15
 
 
-def test_an_incident_is_told_once_whatever_dies_on_the_way(watched: Watched) -> None:
-    count = len(watched.events())
-    stack = watched.stack
-    with watched.failing():
-        event = watched.wait_phase("firing", count=count + 1)
-        for name in ("alertmanager", "worker-slow"):
-            stack.wait_back(name, stack.kill(name))
-        stack.wait_until(lambda: sent(watched, event["id"], "firing"), seconds=150, what="it is told")
-        for name in ("alertmanager", "prometheus", "worker-ticks"):
-            stack.wait_back(name, stack.kill(name))
-        # What ends before Alertmanager has heard of it again is told minutes later, by the console itself.
-        stack.wait_until(lambda: is_known(watched), seconds=90, what="Alertmanager has heard of it again")
-    watched.wait_phase("resolved", count=count + 1, seconds=120)
-    stack.wait_until(lambda: sent(watched, event["id"], "resolved"), seconds=150, what="its end is told")
+def test_an_incident_is_told_once_whatever_dies_on_the_way(stack: Stack, made: Made) -> None:
+    with fakes.running(fakes.Webhook(secret=SECRET)) as hook:
+        endpoint_id = made.endpoints["hardy"]
+        ids = arrange_alerts(
+            stack, name="hardy", endpoint_id=endpoint_id, promql=ERRORS, addresses={"webhook": (hook.url, SECRET)}
+        )
+        hardy = Watched(stack, made.api_key, endpoint_id, "demo-fast-2", ids["rule"], {"webhook": hook})
+        wait_in_force(hardy, ids["group"])
+        hardy.call()
+        with hardy.failing():
+            event = hardy.wait_phase("firing", seconds=90)
+            for name in ("alertmanager", "worker-slow"):
+                stack.wait_back(name, stack.kill(name))
+            stack.wait_until(lambda: sent(hardy, event["id"], "firing"), seconds=150, what="it is told")
+            for name in ("alertmanager", "worker-ticks", "beat"):
+                stack.wait_back(name, stack.kill(name))
+            # What ends before Alertmanager has heard of it again is told minutes later, by the console itself.
+            stack.wait_until(lambda: is_known(hardy), seconds=90, what="Alertmanager has heard of it again")
+        hardy.wait_phase("resolved", seconds=90)
+        stack.wait_until(lambda: sent(hardy, event["id"], "resolved"), seconds=150, what="its end is told")
 
-    assert len(sent(watched, event["id"], "firing")) == len(sent(watched, event["id"], "resolved")) == 1
+        assert len(sent(hardy, event["id"], "firing")) == len(sent(hardy, event["id"], "resolved")) == 1
 
 
 def is_known(watched: Watched) -> bool:
@@ -210,40 +221,55 @@ def test_the_chain_is_heard_from_end_to_end(watched: Watched) -> None:
     watched.stack.wait_until(lambda: heard() >= whole, seconds=90, what="every part of the chain is heard of")
 
 
-def test_without_a_policy_there_is_an_event_and_no_message(stack: Stack, made: Made, watched: Watched) -> None:
-    endpoint_id = made.endpoints["untold"]
-    ids = arrange_alerts(stack, name="untold", endpoint_id=endpoint_id, promql=ERRORS, addresses={})
-    untold = Watched(stack, made.api_key, endpoint_id, "demo-fast-2", ids["rule"], {})
-    wait_in_force(untold, ids["group"])
-    untold.call()
-    with untold.failing():
-        event = untold.wait_phase("firing")
-    untold.wait_phase("resolved")
+@dataclass
+class Quiet:
+    """Two incidents at once of which nobody hears: the one has no policy, the other is silenced."""
 
-    assert not event["has_policy"]
-    assert untold.deliveries() == []
+    untold: dict[str, Any]
+    hushed: dict[str, Any]
+    deliveries: list[dict[str, Any]]
+    messages: list[fakes.Request]
 
 
-def test_a_silenced_incident_is_an_event_and_no_message(stack: Stack, made: Made, watched: Watched) -> None:
-    endpoint_id, hook = made.endpoints["hushed"], watched.services["webhook"]
-    ids = arrange_alerts(
-        stack, name="hushed", endpoint_id=endpoint_id, promql=ERRORS, addresses={"webhook": (hook.url, SECRET)},
-        is_hushed=True,
-    )  # fmt: skip
-    hushed = Watched(stack, made.api_key, endpoint_id, "demo-fast-2", ids["rule"], {})
-    wait_in_force(hushed, ids["group"])
+@pytest.fixture(scope="module")
+def quiet(stack: Stack, made: Made, watched: Watched) -> Quiet:
+    hook = watched.services["webhook"]
+    told = {"untold": {}, "hushed": {"webhook": (hook.url, SECRET)}}
+    both = {}
+    for name, addresses in told.items():
+        endpoint_id = made.endpoints[name]
+        ids = arrange_alerts(
+            stack, name=name, endpoint_id=endpoint_id, promql=ERRORS, addresses=addresses, is_hushed=name == "hushed"
+        )
+        both[name] = Watched(stack, made.api_key, endpoint_id, "demo-fast-2", ids["rule"], {})
+        wait_in_force(both[name], ids["group"])
+    untold, hushed = both["untold"], both["hushed"]
     silences = f"{stack.alertmanager_url}/api/v2/silences"
     stack.wait_until(
-        lambda: endpoint_id in httpx.get(silences, timeout=10, trust_env=False).text,
+        lambda: hushed.endpoint_id in httpx.get(silences, timeout=10, trust_env=False).text,
         what="Alertmanager is told to be silent",
     )
-    assert hushed.call() == 200
-    with hushed.failing():
-        event = hushed.wait_phase("firing")
+    assert [each.call() for each in both.values()] == [200, 200]
+    with untold.failing(), hushed.failing():
+        for each in both.values():
+            each.wait_phase("firing")
         # Goes on failing until Alertmanager has been asked what it holds back.
-        stack.wait_until(lambda: hushed.call() and hushed.events()[-1]["is_silenced"], seconds=60, what="it is marked")
-    hushed.wait_phase("resolved")
+        stack.wait_until(lambda: hushed.events()[-1]["is_silenced"], seconds=60, what="it is marked")
+    events = {name: each.wait_phase("resolved") for name, each in both.items()}
+    names = [each.endpoint_id.encode() for each in both.values()]
+    return Quiet(
+        **events,
+        deliveries=[row for each in both.values() for row in each.deliveries()],
+        messages=[request for request in hook.taken if any(each in request.body for each in names)],
+    )
 
-    assert event["has_policy"]
-    assert hushed.deliveries() == []
-    assert not [request for request in hook.taken if endpoint_id.encode() in request.body]
+
+def test_without_a_policy_there_is_an_event_and_no_message(quiet: Quiet) -> None:
+    assert not quiet.untold["has_policy"]
+    assert quiet.deliveries == []
+
+
+def test_a_silenced_incident_is_an_event_and_no_message(quiet: Quiet) -> None:
+    assert quiet.hushed["has_policy"]
+    assert quiet.hushed["is_silenced"]
+    assert quiet.messages == []
