@@ -129,7 +129,7 @@ def _server_marks(
     found: Sequence[Series], grid: Grid, servers: Mapping[str, str], *, shows_names: bool
 ) -> list[dict[str, Any]]:
     """When a model server stopped answering or answered again, oldest first."""
-    marked = []
+    marked: list[dict[str, Any]] = []
     for series in found:
         name = servers.get(series.labels.get("server", ""), "")
         before: float | None = None

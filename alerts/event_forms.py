@@ -51,7 +51,11 @@ class EventSilenceForm(_Refusing):
     span = forms.ChoiceField(
         label=gettext_lazy("For how long"),
         widget=forms.RadioSelect,
-        choices=[("1h", gettext_lazy("1 hour")), ("4h", gettext_lazy("4 hours")), (UNTIL, gettext_lazy("until the time below"))],
+        choices=[
+            ("1h", gettext_lazy("1 hour")),
+            ("4h", gettext_lazy("4 hours")),
+            (UNTIL, gettext_lazy("until the time below")),
+        ],
     )
     ends_at = _moment_field(gettext_lazy("Until"), required=False)
     scope = forms.ChoiceField(label=gettext_lazy("What"), widget=forms.RadioSelect)
