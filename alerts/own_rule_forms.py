@@ -96,7 +96,13 @@ class OwnRuleForm(LevelsForm):
         required=False,
         max_length=promql.MAX_LENGTH,
         widget=forms.Textarea(
-            attrs={"rows": 5, "class": "ar-code", "spellcheck": "false", "autocapitalize": "off", "autocomplete": "off"}
+            attrs={
+                "rows": 5,
+                "class": "form-control ar-code",
+                "spellcheck": "false",
+                "autocapitalize": "off",
+                "autocomplete": "off",
+            }
         ),
         help_text=gettext_lazy(
             "The value that is compared, without a threshold. It sees this project's metrics only; "

@@ -100,7 +100,8 @@ class PolicyForm(Refusing):
         NotificationPolicy.objects.none(),
         required=False,
         label=gettext_lazy("Who is told"),
-        empty_label=gettext_lazy("Nobody: events are kept and listed, nobody is called"),
+        empty_label=gettext_lazy("Nobody; events are kept"),
+        help_text=gettext_lazy("Without a policy events are kept and listed, but nobody is called."),
     )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:

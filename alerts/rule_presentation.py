@@ -34,11 +34,16 @@ class Condition:
     held: str
 
 
+def sign(comparator: str) -> str:
+    """A comparison as people write it."""
+    return {">=": "≥", "<=": "≤", "==": "=", "!=": "≠"}.get(comparator, comparator)
+
+
 def conditions(levels: Iterable[LevelRule], *, comparator: str, unit: str) -> list[Condition]:
     """The levels in words, worst first."""
     found = sorted(levels, key=lambda level: level.level)
     return [
-        Condition(level.level, f"{comparator} {figure(level.threshold, unit)}", minutes(level.for_seconds))
+        Condition(level.level, f"{sign(comparator)} {figure(level.threshold, unit)}", minutes(level.for_seconds))
         for level in found
     ]
 
@@ -69,7 +74,7 @@ def filled_line(filled: Filled, form: TemplateRuleForm) -> TemplateLine:
     """A default rule that is not made yet."""
     item = filled.item
     return TemplateLine(
-        item.id, str(item.name), str(item.help), item.comparator, item.unit, form,
+        item.id, str(item.name), str(item.help), sign(item.comparator), item.unit, form,
         conditions(item.levels, comparator=item.comparator, unit=item.unit), _limits(filled),
     )  # fmt: skip
 
@@ -81,7 +86,7 @@ def _limits(filled: Filled) -> str:
         f"{level.level} {figure(level.threshold, filled.item.unit)} = {ark.count(filled.absolute(level))}"
         for level in filled.item.levels
     ]
-    return _("Of its own limit, %(limit)s a minute: %(levels)s") % {
+    return _("The limit is %(limit)s: %(levels)s") % {
         "limit": ark.count(filled.limit), "levels": " · ".join(parts),
     }  # fmt: skip
 
@@ -90,7 +95,7 @@ def stored_line(rule: Rule, group: RuleGroup, form: TemplateRuleForm) -> Templat
     """A default rule as its group has it."""
     item = _item(rule, group)
     return TemplateLine(
-        rule.key, rule_name(rule, group), str(item.help) if item else "", rule.comparator, rule.unit, form,
+        rule.key, rule_name(rule, group), str(item.help) if item else "", sign(rule.comparator), rule.unit, form,
         conditions(levels_of(rule), comparator=rule.comparator, unit=rule.unit),
     )  # fmt: skip
 

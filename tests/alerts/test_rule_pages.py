@@ -106,7 +106,7 @@ def test_one_press_creates_the_default_rules_as_they_stand_there(endpoint: Endpo
     html = browser.get(drawer(endpoint)).content.decode()
     assert "Server error rate (5xx)" in html
     assert "No rule watches this endpoint yet." in html
-    assert "100,000 a minute" in html  # the endpoint's own limit
+    assert "The limit is 100,000: P0 100% = 100,000" in html  # the endpoint's own limit
     assert "nobody is called" in html
 
     answer = browser.post(drawer(endpoint), posted(html), headers=htmx("dialog"))

@@ -6,6 +6,7 @@ const SEEN = 4; // a threshold further away than this many times the curve would
 const form = document.getElementById("own-rule");
 const metrics = JSON.parse(document.getElementById("rule-metrics")?.textContent ?? "{}");
 const words = JSON.parse(document.getElementById("rule-words")?.textContent ?? "{}");
+const short = new Intl.NumberFormat(document.documentElement.lang || "en", { notation: "compact", maximumFractionDigits: 2 });
 let plot = null;
 
 // --- what the chosen metric can be asked for ----------------------------------------------------------------------------
@@ -43,6 +44,15 @@ function reach({ series, thresholds }) {
     if (span === 0 || Math.abs(value) <= span * SEEN) [low, high] = [Math.min(low, value), Math.max(high, value)];
   }
   return [low * 1.08, high * 1.08 || 1];
+}
+
+// Points beside which there is nothing would not be seen as a line.
+function lonely(chart, index) {
+  const column = chart.data[index];
+  const is = (at) => column[at] !== null && column[at] !== undefined;
+  const found = [];
+  for (let at = 0; at < column.length; at += 1) if (is(at) && !is(at - 1) && !is(at + 1)) found.push(at);
+  return found.length ? found : null;
 }
 
 function drawOver(chart, told, looks) {
@@ -93,12 +103,12 @@ function draw() {
       scales: { x: { time: true }, y: { range: () => reach(told) } },
       axes: [
         { ...look, space: 60, size: 28, values: (_plot, values) => values.map(at) },
-        { ...look, size: 56, values: (_plot, values) => values.map((value) => String(Number(value.toPrecision(4)))) },
+        { ...look, size: 56, values: (_plot, values) => values.map((value) => short.format(value)) },
       ],
       series: [
         { label: words.time ?? "", value: (_plot, value) => at(value) },
         ...told.series.map(({ label }) => ({
-          label: label || "value", stroke: one ? accent : faded(accent, 0.7), width: 1.5, points: { show: false },
+          label: label || "value", stroke: one ? accent : faded(accent, 0.7), width: 1.5, points: { filter: lonely, size: 4 },
           value: (_plot, value) => figure(value),
         })),
       ],
