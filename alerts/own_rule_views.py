@@ -57,7 +57,8 @@ def rule_create(request: ConsoleRequest) -> HttpResponse:
     project = _project(request)
     actor_of(request).require(actions.CREATE_RULE_GROUP, project)
     data = request.POST if request.method == "POST" else None
-    head = WatchForm(data, project=project, initial={"endpoint": request.GET.get("endpoint", "")})
+    usual = {"endpoint": request.GET.get("endpoint", ""), "policy": rule_forms.usual_policy(project)}
+    head = WatchForm(data, project=project, initial=usual)
     return _page(request, Place(project, head=head))
 
 

@@ -123,6 +123,12 @@ def policies_of(project: Project) -> Any:
     return NotificationPolicy.objects.filter(project=project, deleted_at__isnull=True)
 
 
+def usual_policy(project: Project) -> int | None:
+    """The project's only policy: people that have one mean it."""
+    found = list(policies_of(project).values_list("pk", flat=True)[:2])
+    return found[0] if len(found) == 1 else None
+
+
 def changes_of(forms_by_key: Mapping[str, TemplateRuleForm]) -> dict[str, RuleChange]:
     """What was typed about a template's rules."""
     return {key: form.change() for key, form in forms_by_key.items()}

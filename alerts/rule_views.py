@@ -47,7 +47,7 @@ def endpoint_rules(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
         by.require(actions.CREATE_RULE_GROUP, endpoint)
     filled = rule_services.prefilled(endpoint)
     data = request.POST if request.method == "POST" else None
-    head = PolicyForm(data, project=endpoint.project)
+    head = PolicyForm(data, project=endpoint.project, initial={"policy": rule_forms.usual_policy(endpoint.project)})
     rules = {
         each.item.id: TemplateRuleForm(
             data, prefix=each.item.id, levels=each.item.levels, name=str(each.item.name), initial={"is_enabled": True}
@@ -357,3 +357,13 @@ def rule_group_file(request: ConsoleRequest, pk: int) -> HttpResponse:
         return htmx.done(request, _page_of(group), error.message)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return HttpResponse(content, content_type="application/json", headers=headers)
+
+
+@require_GET
+def rule_files(request: ConsoleRequest) -> HttpResponse:
+    """The files of all groups that are on, of the current project, as one archive."""
+    actor_of(request).require(actions.LIST_RULE_GROUPS, request.project)
+    groups = RuleGroup.objects.filter(project=request.project, deleted_at__isnull=True, is_enabled=True)
+    content = sync.bundle(groups.prefetch_related("rules"), with_operators=request.user.is_staff)
+    headers = {"Content-Disposition": f'attachment; filename="alert-rules-{request.project.pk}.zip"'}
+    return HttpResponse(content, content_type="application/zip", headers=headers)

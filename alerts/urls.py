@@ -35,6 +35,7 @@ urlpatterns: list[URLPattern] = [
     path("endpoints/<endpoint_id:endpoint_id>/rules", rule_views.endpoint_rules, name="endpoint_rules"),
     path("rules", rule_views.rules, name="rules"),
     path("rules/create", own_rule_views.rule_create, name="rule_create"),
+    path("rules/files", rule_views.rule_files, name="rule_files"),
     path("rules/check", own_rule_views.rule_check, name="rule_check"),
     path("rules/<alert_id:pk>", rule_views.rule_group, name="rule_group"),
     path("rules/<alert_id:pk>/now", rule_views.rule_group_now, name="rule_group_now"),

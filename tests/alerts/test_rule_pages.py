@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import translation
 
-from alerts import actions, previews, rule_services, templates
+from alerts import actions, previews, rule_services, sync, templates
 from alerts.models import Rule, RuleGroup, SyncState
 from alerts.previews import Preview
 from alerts.rule_services import OwnRule
@@ -310,8 +313,6 @@ def test_deleting_says_what_it_means_first(endpoint: Endpoint, editor: User) -> 
 
 
 def test_an_upgrade_shows_what_changes(endpoint: Endpoint, editor: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     group = made(endpoint)
     item = templates.CURRENT.items[0]
     newer = replace(
@@ -336,6 +337,25 @@ def test_the_file_can_be_downloaded(endpoint: Endpoint, reader: User) -> None:
     answer = signed_in(reader).get(page(group, "rule_group_file"))
     assert answer.headers["Content-Disposition"] == f'attachment; filename="ark-{group.pk}.rules.json"'
     assert json.loads(answer.content)["groups"]
+
+
+def test_all_files_come_as_one_archive(endpoint: Endpoint, reader: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = made(endpoint)
+    browser = signed_in(reader)
+    assert "Download all of them" not in browser.get(reverse("alerts:rules")).content.decode()
+    monkeypatch.setattr(sync, "is_to_be_downloaded", lambda: True)
+    assert "Download all of them" in browser.get(reverse("alerts:rules")).content.decode()
+    assert "Download the rule file" in browser.get(page(group)).content.decode()
+    answer = browser.get(reverse("alerts:rule_files"))
+    assert zipfile.ZipFile(io.BytesIO(answer.content)).namelist() == [f"ark-{group.pk}.rules.json"]
+
+
+def test_the_only_policy_is_proposed(endpoint: Endpoint, editor: User) -> None:
+    policy = builders.notification_policy(project=endpoint.project)
+    browser = signed_in(editor)
+    assert posted(browser.get(drawer(endpoint)).content.decode())["policy"] == str(policy.pk)
+    builders.notification_policy(project=endpoint.project)
+    assert posted(browser.get(drawer(endpoint)).content.decode())["policy"] == ""
 
 
 @pytest.mark.parametrize("name", ["rule_group_edit", "rule_group_delete", "rule_group_upgrade", "rule_add"])

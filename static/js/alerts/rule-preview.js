@@ -71,6 +71,8 @@ function drawOver(chart, told, looks) {
   ctx.setLineDash([6 * ratio, 4 * ratio]);
   ctx.lineWidth = ratio;
   ctx.font = `${11 * ratio}px ${getComputedStyle(document.body).fontFamily}`;
+  ctx.textAlign = "left";
+  ctx.textBaseline = "bottom";
   for (const { level, value } of told.thresholds) {
     const y = chart.valToPos(value, "y", true);
     ctx.beginPath();
