@@ -180,6 +180,8 @@ class OwnRuleForm(LevelsForm):
             and not values.get("promql", "").strip()
         ):
             self.add_error("promql", _("Write an expression."))
+        if not all(value.isprintable() for _label, _op, value in self.filters):
+            self.add_error("metric", _("A filter has a character that cannot be used."))
         return values
 
     def metric_form(self) -> MetricForm | None:

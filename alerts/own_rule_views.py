@@ -124,6 +124,8 @@ def rule_check(request: ConsoleRequest) -> HttpResponse:
 def _project(request: ConsoleRequest) -> Project:
     """The project that the page speaks of, whatever the switcher says by now."""
     wanted = request.POST.get("project", "") or request.GET.get("project", "")
+    if not wanted.isprintable():
+        raise Http404
     if wanted and wanted != request.project.pk:
         request.project = get_object_or_404(Project.objects.visible_to(request.user), pk=wanted)
     return request.project

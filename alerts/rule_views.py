@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -114,7 +115,7 @@ def rules(request: ConsoleRequest) -> HttpResponse:
     """The rule groups of the current project; the rows alone for htmx when it filters or pages."""
     by, project = actor_of(request), request.project
     by.require(actions.LIST_RULE_GROUPS, project)
-    chosen = {name: request.GET.get(name, "") for name in ("endpoint", "state", "kind")}
+    chosen = {name: _word(request.GET.get(name, "")) for name in ("endpoint", "state", "kind")}
     page = paginate(_listed(request, chosen), order=ORDER, cursor=request.GET.get("cursor", ""), size=PAGE_SIZE)
     context = {
         "page": page,
@@ -129,6 +130,11 @@ def rules(request: ConsoleRequest) -> HttpResponse:
         return _part(render(request, "alerts/_rules.html", context))
     context["selects"] = _selects(request, chosen)
     return _part(render(request, "alerts/rules.html", context))
+
+
+def _word(text: str) -> str:
+    """What may be an id or a choice; nothing else reaches the database."""
+    return text if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else ""
 
 
 def _listed(request: ConsoleRequest, chosen: dict[str, str]) -> QuerySet[RuleGroup]:

@@ -204,6 +204,7 @@ def test_the_list_shows_and_filters(endpoint: Endpoint, reader: User) -> None:
     assert shown(state="off") == []
     assert shown(endpoint=endpoint.pk) == ["Defaults", "Mine"]
     assert shown(endpoint="-") == []
+    assert shown(endpoint="\x00", state="\x00") == ["Defaults", "Mine"]
     part = browser.get(reverse("alerts:rules"), {"state": "off"}, headers=htmx("rule-list")).content.decode()
     assert "No rules match" in part
     assert "<html" not in part
@@ -420,6 +421,7 @@ def test_a_rule_of_a_metric(endpoint: Endpoint, editor: User) -> None:
         ({"filter_label": ["tier"]}, "This metric has no label tier."),
         ({"P1_threshold": ""}, "Give at least one level a threshold."),
         ({"name": ""}, "This field is required."),
+        ({"filter_value": ["Suc\x00cess"]}, "A filter has a character that cannot be used."),
         ({"labels": "team"}, "“team” is not a label"),
         ({"labels": "level=P0"}, "The label level is set by the system."),
         ({"kind": "promql", "promql": ""}, "Write an expression."),
@@ -476,6 +478,7 @@ def test_a_check_never_leaves_the_project(endpoint: Endpoint, editor: User, monk
     part = browser.post(CHECK, FILLED | {"endpoint": other.pk}, headers=htmx("rule-preview")).content.decode()
     assert "not one of the available choices" in part
     assert browser.post(CHECK, FILLED | {"project": "elsewhere"}).status_code == 404
+    assert browser.post(CHECK, FILLED | {"project": "\x00"}).status_code == 404
     group = own(other)
     assert browser.post(CHECK, FILLED | {"group": str(group.pk)}).status_code == 404
     assert asked == []
