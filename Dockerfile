@@ -10,6 +10,7 @@ COPY arkconsole arkconsole
 COPY gateway gateway
 COPY endpoints endpoints
 COPY metering metering
+COPY alerts alerts
 COPY monitoring monitoring
 COPY catalog catalog
 COPY iam iam
@@ -23,6 +24,9 @@ RUN python tools/setup.py \
     && rm -rf node_modules
 
 FROM python:3.13-slim
+# The tools that check rules and Alertmanager's configuration before they take their place. The servers have their images.
+COPY --from=prom/prometheus:v3.5.0 /bin/promtool /usr/local/bin/promtool
+COPY --from=prom/alertmanager:v0.28.1 /bin/amtool /usr/local/bin/amtool
 RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin ark \
     && install --directory --owner ark --group ark --mode 700 /data /data/run
 COPY --from=build --chown=root:root /app /app

@@ -1,7 +1,7 @@
 # The commands that people and scripts use. `make run` and `make test` work in a fresh clone.
 PYTHON ?= python3
 PY := .venv/bin/python
-CODE := arkconsole monitoring gateway endpoints metering catalog iam audit common demo tests bench tools manage.py
+CODE := arkconsole alerts monitoring gateway endpoints metering catalog iam audit common demo tests bench tools manage.py
 
 # Only so that checks can load the settings; a server never starts with these.
 CHECK_ENV := SECRET_KEY=only-for-checks-that-serve-nothing-0123456789-0123456789 \
@@ -54,12 +54,13 @@ django:
 sentences:
 	$(PY) tools/messages.py --check
 
-bench: setup-dev  ## the gateway against nginx, in one interleaved run; then what a version switch, its way back, a scrape and a page of charts cost
+bench: setup-dev  ## the gateway against nginx, in one interleaved run; then what a version switch, its way back, a scrape and a page of charts cost, and how soon an alert is told
 	@tools/debian.sh bench
 	$(PY) -m bench.run
 	$(PY) -m bench.switches
 	$(PY) -m bench.exposition
 	$(PY) -m bench.monitoring
+	$(PY) -m bench.alerts
 
 screenshots: setup-dev  ## take the pictures of README and docs anew
 	@tools/debian.sh

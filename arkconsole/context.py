@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy
 
+from alerts import firing
 from arkconsole import health
 from common import preferences
 from iam import projects
-from iam.models import Project
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ NAV = (
     Entry("catalog:models", gettext_lazy("Models"), "boxes", "/models/", "m"),
     Entry("iam:keys", gettext_lazy("API Key"), "key-round", "/keys/", "k"),
     Entry("monitoring:overview", gettext_lazy("Monitoring"), "chart-line", "/monitoring/", "o"),
+    Entry("alerts:events", gettext_lazy("Alerts"), "bell", "/alerts/", "a"),
 )
 
 
@@ -52,18 +55,20 @@ def frame(request: HttpRequest) -> dict[str, Any]:
         "search_url": reverse("endpoints:list"),
         "project": getattr(request, "project", None),
         "projects": _once(lambda: projects.choices(request)),
+        "firing": _once(lambda: firing.of(request)),
         "behind": _once(lambda: health.watch.look(now=timezone.now()).sentence()),
+        "unheard": _once(lambda: health.watch.look(now=timezone.now()).alerts.sentence()),
         "theme": preferences.theme_of(request),
         "theme_cookie": preferences.cookie_name("theme"),
         "zone_cookie": preferences.cookie_name("zone"),
     }
 
 
-def _once(ask: Callable[[], list[Project] | str]) -> Callable[[], list[Project] | str]:
+def _once(ask: Callable[[], T]) -> Callable[[], T]:
     """A callable for templates that asks at most once a page."""
-    answer: list[list[Project] | str] = []
+    answer: list[T] = []
 
-    def asked() -> list[Project] | str:
+    def asked() -> T:
         if not answer:
             answer.append(ask())
         return answer[0]

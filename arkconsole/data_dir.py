@@ -60,6 +60,7 @@ class DataDir:
             ("SECRET_KEY", "secret-key", secrets.token_urlsafe(64)),
             ("FIELD_ENCRYPTION_KEY", "field-encryption-key", Fernet.generate_key().decode()),
             ("METRICS_TOKEN", "metrics-token", secrets.token_urlsafe(32)),
+            ("ALERT_HOOK_TOKEN", "alert-hook-token", secrets.token_urlsafe(32)),
         ):
             if not os.environ.get(variable) and not self.read(name):
                 self.write_private(self.root / name, f"{made}\n")
@@ -71,32 +72,47 @@ class DataDir:
             kept = {name: port for name, port in kept.items() if isinstance(port, int)}
         except (ValueError, AttributeError):
             kept = {}
-        return free_ports(("valkey", "demo", "prometheus"), kept)
+        return free_ports(("valkey", "demo", "prometheus", "alertmanager"), kept)
 
     def note_ports(self, ports: dict[str, int], **urls: str) -> None:
         """Keep the ports for the next run; `redis_url` and `prometheus_url` let other commands find what `up` runs."""
         note = {**ports, **{name: url for name, url in urls.items() if url}}
         self.write_private(self.run / "ports.json", json.dumps(note, indent=2))
 
-    def note_prometheus(self, found: Installation) -> None:
-        """Say whether there is one, for `installation.look()` in every process."""
-        self.write_private(self.root / installation.NOTE, installation.note(found))
+    def note(self, name: Path, found: Installation) -> None:
+        """Say whether there is a Prometheus (an Alertmanager), for `look()` in every process; `name` is the module's `NOTE`."""
+        self.write_private(self.root / name, installation.note(found))
 
-    def configure_prometheus(self, *, console_url: str, scrape_seconds: int) -> Path:
-        """Write the configuration of Prometheus; return its path. The token is in a file of its own."""
-        token_file = self.root / "metrics-token"
-        if token := os.environ.get("METRICS_TOKEN"):
-            token_file = self.run / "metrics-token"
-            self.write_private(token_file, token)
-        text = config.prometheus_yml(console_url=console_url, scrape_seconds=scrape_seconds, token_file=str(token_file))
+    def note_prometheus(self, found: Installation) -> None:
+        self.note(installation.NOTE, found)
+
+    def configure_prometheus(
+        self, *, console_url: str, scrape_seconds: int, alerts: config.Alerting | None = None
+    ) -> Path:
+        """Write the configuration of Prometheus; return its path. The tokens are in files of their own."""
+        text = config.prometheus_yml(
+            console_url=console_url,
+            scrape_seconds=scrape_seconds,
+            token_file=str(self._token_file("METRICS_TOKEN", "metrics-token")),
+            alerts=alerts,
+        )
+        self._token_file("ALERT_HOOK_TOKEN", "alert-hook-token")
         path = self.run / "prometheus.yml"
         self.write_private(path, text)
-        # The one in a container makes a folder, but not its parent.
-        try:
-            (self.root / "prometheus").mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise UpError(f"Cannot make {self.root / 'prometheus'}: {error.strerror}.") from None
+        # Those in containers make a folder, but not its parent.
+        for folder in (self.root / "prometheus", self.root / "prometheus" / "rules", self.root / "alertmanager"):
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise UpError(f"Cannot make {folder}: {error.strerror}.") from None
         return path
+
+    def _token_file(self, variable: str, name: str) -> Path:
+        """The file from which others read a token: written here where it comes from the environment."""
+        if token := os.environ.get(variable):
+            self.write_private(self.run / name, token)
+            return self.run / name
+        return self.root / name
 
     def configure_valkey(self, port: int) -> tuple[Path, str]:
         """Write the embedded server's configuration; return its path and the server's URL.

@@ -14,6 +14,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from alerts import chain
+from alerts.chain import Chain
 from arkconsole import ticks
 from common import redis
 
@@ -26,10 +28,12 @@ class Degraded:
 
     is_redis_away: bool
     are_ticks_late: bool
+    alerts: Chain
 
     def names(self) -> list[str]:
-        """Short names for programs: `redis`, `ticks`."""
-        return [name for name, away in (("redis", self.is_redis_away), ("ticks", self.are_ticks_late)) if away]
+        """Short names for programs: `redis`, `ticks`, `alerts`."""
+        parts = (("redis", self.is_redis_away), ("ticks", self.are_ticks_late), ("alerts", self.alerts.is_broken))
+        return [name for name, away in parts if away]
 
     def sentence(self) -> str:
         """What a reader should know, or ""."""
@@ -65,7 +69,11 @@ def _ask(now: datetime) -> Degraded:
         are_ticks_late = ticks.are_late(now)
     except DatabaseError:
         are_ticks_late = False  # the page that says so is the database's own
-    return Degraded(is_redis_away=is_redis_away, are_ticks_late=are_ticks_late)
+    try:
+        alerts = chain.look(now=now)
+    except DatabaseError:
+        alerts = Chain()
+    return Degraded(is_redis_away=is_redis_away, are_ticks_late=are_ticks_late, alerts=alerts)
 
 
 watch = Watch()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alerts import installation as alertmanager
 from monitoring import config, installation
 
 
@@ -18,7 +19,7 @@ class Process:
 
     `needs` names what has to be ready before the first start (and is ended later). `ready` is the address that says
     so: `http://…` must answer 200, `redis://…` a ping; without one a process is ready as soon as it runs. A step
-    (`is_step`) runs once and is ready when it has ended with exit code 0.
+    (`is_step`) runs once and is ready when it has ended with exit code 0. It runs in `folder`, by default in the product's.
 
     The rest is started without waiting for what `is_optional`, and runs on when that cannot be started: whoever put it
     into the table says so (`Supervisor.settle`).
@@ -29,6 +30,7 @@ class Process:
     needs: tuple[str, ...] = ()
     ready: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
     is_step: bool = False
     is_optional: bool = False
     stop_seconds: float = 12
@@ -39,7 +41,7 @@ class Site:
     """Where the table runs: addresses, folders, and which of the optional parts are wanted.
 
     `valkey` is the command of the embedded server, empty when `REDIS_URL` names another; `demo_port` is 0 without demo.
-    `prometheus` is the program to run, "" for none; with `is_prometheus_missing` it is got first.
+    `prometheus` and `alertmanager` are the programs to run, "" for none; those that are `missing` are got first.
     """
 
     data_dir: Path
@@ -54,6 +56,10 @@ class Site:
     prometheus_port: int = 0
     prometheus_max_size: str = config.MAX_SIZE
     is_prometheus_missing: bool = False
+    alertmanager: str = ""
+    alertmanager_port: int = 0
+    is_alertmanager_missing: bool = False
+    console_url: str = "http://127.0.0.1:8000"
     admin_password: str = ""
     python: str = "python"
 
@@ -138,30 +144,66 @@ def process_table(site: Site) -> list[Process]:
     ]
     if site.prometheus:
         table += _prometheus(site)
+    if site.alertmanager:
+        table += _alertmanager(site)
     return table
 
 
 def _prometheus(site: Site) -> list[Process]:
-    folder = site.data_dir / "prometheus"
     listen = f"127.0.0.1:{site.prometheus_port}"
     flags = config.server_flags(
-        config_file=str(site.data_dir / "run" / "prometheus.yml"), data_dir=str(folder / "data"), listen=listen,
+        config_file=str(site.data_dir / "run" / "prometheus.yml"),
+        data_dir=str(site.data_dir / "prometheus" / "data"),
+        listen=listen,
+        console_url=site.console_url,
         max_size=site.prometheus_max_size,
-    )  # fmt: skip
-    getting = Process(
-        "get-prometheus",
-        (site.python, "-m", "arkconsole.prometheus_server", str(folder), str(site.data_dir / installation.NOTE)),
+    )
+    getting = [_getting(site, "prometheus", "prometheus", installation.NOTE)] if site.is_prometheus_missing else []
+    # It writes its head block to disk at the end.
+    return [*getting, _server("prometheus", (site.prometheus, *flags), listen, getting, stop_seconds=20)]
+
+
+def _alertmanager(site: Site) -> list[Process]:
+    listen = f"127.0.0.1:{site.alertmanager_port}"
+    flags = alertmanager.server_flags(
+        config_file=str(site.data_dir / "alertmanager" / "alertmanager.yml"),
+        data_dir=str(site.data_dir / "alertmanager" / "data"),
+        listen=listen,
+        console_url=site.console_url,
+    )
+    getting = (
+        [_getting(site, "prometheus-alertmanager", "alertmanager", alertmanager.NOTE)]
+        if site.is_alertmanager_missing
+        else []
+    )
+    # One that was fetched finds its templates where it runs.
+    folder = str(Path(site.alertmanager).parent)
+    return [
+        *getting,
+        _server("alertmanager", (site.alertmanager, *flags), listen, getting, stop_seconds=12, folder=folder),
+    ]
+
+
+def _getting(site: Site, package: str, name: str, note: Path) -> Process:
+    folder = str(site.data_dir / name)
+    return Process(
+        f"get-{name}",
+        (site.python, "-m", "arkconsole.prometheus_server", folder, str(site.data_dir / note), package),
         is_step=True,
         is_optional=True,
     )
-    server = Process(
-        "prometheus",
-        (site.prometheus, *flags),
-        # The step writes its configuration.
-        needs=("prepare", *((getting.name,) if site.is_prometheus_missing else ())),
+
+
+def _server(
+    name: str, command: tuple[str, ...], listen: str, getting: list[Process], *, stop_seconds: float, folder: str = ""
+) -> Process:
+    return Process(
+        name,
+        command,
+        # The step `prepare` writes its configuration.
+        needs=("prepare", *(step.name for step in getting)),
         ready=f"http://{listen}/-/ready",
         is_optional=True,
-        # It writes its head block to disk at the end.
-        stop_seconds=20,
+        stop_seconds=stop_seconds,
+        folder=folder,
     )
-    return [*((getting,) if site.is_prometheus_missing else ()), server]

@@ -89,11 +89,11 @@ def _noted_by_up(name: str, otherwise: str) -> str:
         return otherwise
 
 
-def _metrics_token() -> str:
-    """What scrapers show; a short one could be tried out, and one with a space or a line break is no HTTP header."""
-    value = _secret_from_data_dir("METRICS_TOKEN", "metrics-token")
+def _token_from_data_dir(name: str, filename: str) -> str:
+    """What other programs show; a short one could be tried out, and one with a space or a line break is no HTTP header."""
+    value = _secret_from_data_dir(name, filename)
     if value and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,}", value):
-        raise ImproperlyConfigured("METRICS_TOKEN: must be 16 or more letters, digits or . _ ~ + / = -")
+        raise ImproperlyConfigured(f"{name}: must be 16 or more letters, digits or . _ ~ + / = -")
     return value
 
 
@@ -171,7 +171,7 @@ try:
     PROMETHEUS_HEADERS = _headers("PROMETHEUS_HEADERS")
     if PROMETHEUS_TOKEN and PROMETHEUS_USERNAME:
         raise ImproperlyConfigured("PROMETHEUS_TOKEN and PROMETHEUS_USERNAME are both set; use one")
-    METRICS_TOKEN = _metrics_token()
+    METRICS_TOKEN = _token_from_data_dir("METRICS_TOKEN", "metrics-token")
     GATEWAY_METRICS_HOST: str = env.str("GATEWAY_METRICS_HOST", "127.0.0.1")
     GATEWAY_METRICS_ADVERTISE: str = env.str("GATEWAY_METRICS_ADVERTISE", "") or (
         _address_of_this_machine() if GATEWAY_METRICS_HOST in {"0.0.0.0", "::", ""} else GATEWAY_METRICS_HOST
@@ -181,8 +181,55 @@ try:
     CONSOLE_INTERNAL_URL = _url(
         "CONSOLE_INTERNAL_URL", f"http://{_reachable_on_this_machine(BIND_HOST)}:{PORT}", {"http", "https"}
     )
+
+    # Alerts. Rules are files that Prometheus reads; whose Prometheus or Alertmanager is not ours says where and whether.
+    EVALUATION_SECONDS = _number("EVALUATION_SECONDS", 15, 1, 300)
+    PROMTOOL_BIN: str = env.str("PROMTOOL_BIN", "")
+    PROMETHEUS_RULES_DIR: str = env.str("PROMETHEUS_RULES_DIR", "") or (
+        "" if PROMETHEUS_IS_EXTERNAL else str(DATA_DIR / "prometheus" / "rules")
+    )
+    PROMETHEUS_RELOAD_URL = _url(
+        "PROMETHEUS_RELOAD_URL", f"{PROMETHEUS_URL}/-/reload" if PROMETHEUS_URL else "", {"http", "https", ""}
+    )
+    # "": the one that `up` runs, if any (`alerts.installation`).
+    ALERTMANAGER_URL = _url("ALERTMANAGER_URL", "", {"http", "https", ""})
+    ALERTMANAGER_BIN: str = env.str("ALERTMANAGER_BIN", "")
+    AMTOOL_BIN: str = env.str("AMTOOL_BIN", "")
+    ALERTMANAGER_CONFIG: str = env.str("ALERTMANAGER_CONFIG", "") or (
+        "" if ALERTMANAGER_URL else str(DATA_DIR / "alertmanager" / "alertmanager.yml")
+    )
+    ALERT_HOOK_TOKEN = _token_from_data_dir("ALERT_HOOK_TOKEN", "alert-hook-token")
+    # As Prometheus and Alertmanager see it; `prepare` writes it there where the token is in the environment.
+    ALERT_HOOK_TOKEN_FILE: str = env.str("ALERT_HOOK_TOKEN_FILE", "") or str(
+        DATA_DIR / ("run/alert-hook-token" if env.str("ALERT_HOOK_TOKEN", "") else "alert-hook-token")
+    )
+    ALERT_KEEP_FIRING_SECONDS = _number("ALERT_KEEP_FIRING_SECONDS", 120, 0, 3600)
+
+    # Messages of alerts. The hosts of Feishu, DingTalk and WeCom are known; these are further ones, maybe inside.
+    ALERT_BOT_HOSTS: list[str] = env.list("ALERT_BOT_HOSTS", [])
+    ALERT_ALLOW_HTTP: bool = env.bool("ALERT_ALLOW_HTTP", False)
+    ALERT_ALLOW_PRIVATE_ADDRESSES: bool = env.bool("ALERT_ALLOW_PRIVATE_ADDRESSES", False)
+    ALERT_PHONE_PROVIDER: str = env.str("ALERT_PHONE_PROVIDER", "")
+    ALERT_PHONE_URL = _url("ALERT_PHONE_URL", "", {"http", "https", ""})
+    ALERT_PHONE_KEY: str = env.str("ALERT_PHONE_KEY", "")
+    ALERT_PHONE_SECRET: str = env.str("ALERT_PHONE_SECRET", "")
+    ALERT_PHONE_FROM: str = env.str("ALERT_PHONE_FROM", "")
+    ALERT_PHONE_TEMPLATE: str = env.str("ALERT_PHONE_TEMPLATE", "")
+    ALERT_PHONE_CODE_TEMPLATE: str = env.str("ALERT_PHONE_CODE_TEMPLATE", "")
 except EnvError as error:
     raise ImproperlyConfigured(str(error)) from None
+
+_PHONE_NEEDS = {
+    "": (),
+    "aliyun": ("ALERT_PHONE_KEY", "ALERT_PHONE_SECRET", "ALERT_PHONE_TEMPLATE", "ALERT_PHONE_CODE_TEMPLATE"),
+    "twilio": ("ALERT_PHONE_KEY", "ALERT_PHONE_SECRET", "ALERT_PHONE_FROM"),
+    "webhook": ("ALERT_PHONE_URL",),
+}
+if ALERT_PHONE_PROVIDER not in _PHONE_NEEDS:
+    raise ImproperlyConfigured(f"ALERT_PHONE_PROVIDER={ALERT_PHONE_PROVIDER!r}: must be aliyun, twilio or webhook")
+for _name in _PHONE_NEEDS[ALERT_PHONE_PROVIDER]:
+    if not globals()[_name]:
+        raise ImproperlyConfigured(f"{_name} is not set; ALERT_PHONE_PROVIDER={ALERT_PHONE_PROVIDER} needs it")
 
 # Commands that need no secret (migrations check, translations, the supervisor that generates them) run before any
 # key exists; a serving process never does.
@@ -220,6 +267,7 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "arkconsole",
+    "alerts",
     "monitoring",
     "gateway",
     "endpoints",
@@ -372,7 +420,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _is_https else 
 SECURE_HSTS_SECONDS = 31_536_000 if _is_https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = _is_https
 SECURE_HSTS_PRELOAD = _is_https
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$", r"^monitoring/targets$"]
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$", r"^monitoring/targets$", r"^hooks/"]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _is_https
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"

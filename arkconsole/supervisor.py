@@ -366,7 +366,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=asyncio.subprocess.STDOUT,
-                cwd=self._cwd,
+                cwd=process.folder or self._cwd,
                 env={**self._env, **process.env},
                 start_new_session=True,
             )

@@ -32,7 +32,10 @@ TICKS = (
     Tick("gateway.reap", 3),
     Tick("monitoring.openings", 2),
     Tick("monitoring.watch", 15, queue="slow"),
+    Tick("alerts.deliver_due", 2),
+    Tick("alerts.tend", 10, queue="slow"),
     Tick("metering.prune", 3600, queue="slow"),
+    Tick("alerts.prune", 3600, queue="slow"),
     Tick("arkconsole.tidy", 3600, queue="slow"),
 )
 BY_NAME = {tick.name: tick for tick in TICKS}
@@ -49,6 +52,8 @@ ROUTES: dict[str, dict[str, str]] = {
     "catalog.probe_server": {"queue": "slow"},
     "endpoints.warm_switch": {"queue": "slow"},
     "monitoring.advance_openings": {"queue": "slow"},
+    "alerts.deliver": {"queue": "slow"},
+    "alerts.sync_rules": {"queue": "slow"},
 }
 """Where tasks wait, also when something else than beat sends them; the others go to `ticks`."""
 

@@ -24,6 +24,12 @@ def home(request: HttpRequest) -> HttpResponse:
     return redirect("endpoints:list")
 
 
+@require_GET
+def alert_source(request: HttpRequest) -> HttpResponse:
+    """Where Prometheus and Alertmanager say that their alerts come from: their own pages are nobody's."""
+    return redirect("alerts:events")
+
+
 @login_not_required
 @require_GET
 def admin_login(request: HttpRequest) -> HttpResponse:

@@ -181,7 +181,10 @@ def start_prometheus(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     (folder / "prometheus.yml").write_text("{}\n")
     port = free_port()
     flags = config.server_flags(
-        config_file=str(folder / "prometheus.yml"), data_dir=str(folder / "data"), listen=f"127.0.0.1:{port}"
+        config_file=str(folder / "prometheus.yml"),
+        data_dir=str(folder / "data"),
+        listen=f"127.0.0.1:{port}",
+        console_url="http://127.0.0.1:1",
     )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([str(binary), *flags, "--web.enable-remote-write-receiver"], stdout=log, stderr=log)

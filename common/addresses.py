@@ -37,6 +37,19 @@ def is_forbidden(address: IPAddress) -> bool:
     )
 
 
+def is_public(address: IPAddress) -> bool:
+    """Whether the whole Internet reaches it: not forbidden, private, loopback or shared (carrier-grade NAT)."""
+    if is_forbidden(address):
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global
+
+
 def check_url(url: str) -> str:
     """Return `url` tidied (no trailing slash), or raise `UnsafeAddress`. Does not ask DNS; `resolve` does."""
     try:

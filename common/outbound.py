@@ -6,6 +6,7 @@ OutboundError            the call got no usable answer; `detail` is what the sys
 ├── Unreachable          there is no way to the address
 ├── TlsFailed            no trusted encrypted connection came about
 ├── TimedOut             no answer within the time allowed
+│   └── NeverConnected   not even a connection, so nothing was sent
 ├── TooLarge             the answer is longer than `max_bytes`
 └── Broken               the connection broke, or what came is not HTTP
 
@@ -16,8 +17,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +54,12 @@ class TlsFailed(OutboundError): ...
 class TimedOut(OutboundError): ...
 
 
-class TooLarge(OutboundError): ...
+class NeverConnected(TimedOut): ...
+
+
+class TooLarge(OutboundError):
+    # What the answer began with; a long page under a 200 is still a 200.
+    status: int = 0
 
 
 class Broken(OutboundError): ...
@@ -90,6 +98,39 @@ class VettedTransport(httpx.BaseTransport):
 
     def close(self) -> None:
         self._inner.close()
+
+
+class _Watch:
+    """Ends a call that takes too long, whatever it is doing.
+
+    Read timeouts count silence only, and are the only ones there are before the headers are complete: a server that
+    drips a byte of them every few seconds would hold its caller for a day.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.has_fired = False
+        self._streams: list[Any] = []
+        self._timer = threading.Timer(seconds, self._fire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Watch:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._timer.cancel()
+
+    def note(self, event: str, info: Mapping[str, Any]) -> None:
+        """httpcore's `trace`: remembers the connection when there is one."""
+        if event == "connection.connect_tcp.complete":
+            self._streams.append(info["return_value"])
+
+    def _fire(self) -> None:
+        self.has_fired = True
+        for stream in self._streams:
+            with suppress(OSError):
+                # Closing it would not wake the thread that waits for it.
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 @dataclass(frozen=True)
@@ -141,19 +182,42 @@ class Client:
     def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Answer:
         return self._send("GET", url, headers=headers)
 
-    def post(self, url: str, *, json: Any, headers: Mapping[str, str] | None = None) -> Answer:
-        return self._send("POST", url, headers=headers, json=json)
+    def post(
+        self, url: str, *, json: Any = None, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send `json`, or `content` byte by byte as it is (what is signed must not be written anew)."""
+        return self._send("POST", url, headers=headers, json=json, content=content)
 
-    def _send(self, method: str, url: str, *, headers: Mapping[str, str] | None, json: Any = None) -> Answer:
+    def _send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None,
+        json: Any = None,
+        content: bytes | None = None,
+    ) -> Answer:
         started = time.monotonic()
         try:
             # Inside: a host such as `xn--` is refused as soon as the request is made.
-            request = self._http.build_request(method, url, headers=headers, json=json)
-            response = self._http.send(request, stream=True)
-            try:
-                body = self._read(response, deadline=started + self._total_seconds)
-            finally:
-                response.close()
+            request = self._http.build_request(method, url, headers=headers, json=json, content=content)
+            with _Watch(self._total_seconds) as watch:
+                request.extensions["trace"] = watch.note
+                try:
+                    response = self._http.send(request, stream=True)
+                    try:
+                        body = self._read(response, deadline=started + self._total_seconds)
+                    except TooLarge as error:
+                        error.status = response.status_code
+                        raise
+                    finally:
+                        response.close()
+                except httpx.TransportError:
+                    if watch.has_fired:
+                        raise TimedOut(f"not complete after {self._total_seconds:g} s") from None
+                    raise
+        except httpx.ConnectTimeout as error:
+            raise NeverConnected(_told(error)) from None
         except httpx.TimeoutException as error:
             raise TimedOut(_told(error)) from None
         except (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL) as error:

@@ -28,6 +28,10 @@ from iam.models import ApiKey, Project
 from iam.requests import ConsoleRequest
 
 PAGE_SIZE = 50
+_LISTS = (
+    "iam:keys", "catalog:models", "endpoints:list", "alerts:events", "alerts:rules", "alerts:contacts",
+    "alerts:groups", "alerts:policies", "alerts:silences",
+)  # fmt: skip
 
 
 # --- the switches of the frame ----------------------------------------------------------------------------------------------
@@ -40,7 +44,7 @@ def switch_project(request: ConsoleRequest) -> HttpResponse:
     project = get_object_or_404(Project.objects.visible_to(request.user), pk=request.POST.get("project", ""))
     projects.switch_to(request, project)
     where = _own(request, request.POST.get("next", ""))
-    is_list = where in {reverse("iam:keys"), reverse("catalog:models"), reverse("endpoints:list")}
+    is_list = where in {reverse(name) for name in _LISTS}
     return redirect(where if is_list else "/")
 
 

@@ -122,23 +122,27 @@ def parse(text: str) -> Installation:
 
 
 _lock = threading.Lock()
-_seen: tuple[object, Installation] | None = None
+_seen: dict[Path, tuple[object, Installation]] = {}
 
 
 def look() -> Installation:
     """What is here now. Costs a stat of one file, so that pages may ask as they like; asks Prometheus nothing."""
-    global _seen
     if settings.PROMETHEUS_IS_EXTERNAL:
         return Installation(Presence.ON, url=settings.PROMETHEUS_URL, is_external=True)
     if settings.PROMETHEUS_INTERNAL_URL:
         return Installation(Presence.ON, url=settings.PROMETHEUS_INTERNAL_URL)
-    path = Path(settings.DATA_DIR) / NOTE
+    return read(NOTE)
+
+
+def read(note: Path) -> Installation:
+    """What a note inside `DATA_DIR` says; read again only when it has changed."""
+    path = Path(settings.DATA_DIR) / note
     try:
         facts = path.stat()
-        version = (path, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        version = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
         with _lock:
-            if _seen is None or _seen[0] != version:
-                _seen = (version, parse(path.read_text(encoding="utf-8")))
-            return _seen[1]
+            if path not in _seen or _seen[path][0] != version:
+                _seen[path] = (version, parse(path.read_text(encoding="utf-8")))
+            return _seen[path][1]
     except (OSError, ValueError):
         return Installation(Presence.OFF, why=WhyOff.NOT_RUN)

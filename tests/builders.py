@@ -8,6 +8,17 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from alerts.models import (
+    AlertEvent,
+    Contact,
+    ContactGroup,
+    ContactMethod,
+    NotificationPolicy,
+    PolicyLevel,
+    Rule,
+    RuleGroup,
+    Silence,
+)
 from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersion, PriceTier
 from endpoints.lifecycle import Reason
 from endpoints.models import Desired, Endpoint, Kind, Status, VersionSwitch
@@ -189,3 +200,91 @@ def subscription(**values: Any) -> Subscription:
     if values["state"] == "open":
         values.setdefault("opened_at", at)
     return Subscription.objects.create(**values)
+
+
+# --- alerts
+def contact(*kinds: str, **values: Any) -> Contact:
+    """A contact of project "default" with a verified method of each kind."""
+    number = next(_numbers)
+    values["project"] = values.get("project") or project("default")
+    made = Contact.objects.create(**{"name": f"contact{number}", "created_at": NOW, **values})
+    for kind in kinds:
+        contact_method(contact=made, kind=kind)
+    return made
+
+
+def contact_method(**values: Any) -> ContactMethod:
+    """A verified e-mail address, or what `kind` says."""
+    number = next(_numbers)
+    values["contact"] = values.get("contact") or contact()
+    values = {
+        "kind": "email", "address": f"someone{number}@example.com", "hint": f"s***{number}@example.com",
+        "address_digest": f"{number:064x}", "state": "verified", "verified_at": NOW, "created_at": NOW, **values,
+    }  # fmt: skip
+    return ContactMethod.objects.create(**values)
+
+
+def contact_group(*contacts: Contact, **values: Any) -> ContactGroup:
+    values["project"] = values.get("project") or project("default")
+    made = ContactGroup.objects.create(**{"name": f"group{next(_numbers)}", "created_at": NOW, **values})
+    made.contacts.set(contacts)
+    return made
+
+
+def notification_policy(*groups: ContactGroup, level: str = "P1", **values: Any) -> NotificationPolicy:
+    """A policy that tells `groups` of one level by e-mail and webhook, firing and resolved; repeats each hour.
+
+    Columns of the level may be given: `kinds`, `resolved_kinds`, `group_by`, `wait_seconds`, `interval_seconds`,
+    `repeat_seconds`.
+    """
+    values["project"] = values.get("project") or project("default")
+    plan = {"kinds": ["email", "webhook"], "resolved_kinds": ["email", "webhook"], "group_by": "rule",
+            "wait_seconds": 30, "interval_seconds": 60, "repeat_seconds": 3600}  # fmt: skip
+    plan |= {name: values.pop(name) for name in plan if name in values}
+    made = NotificationPolicy.objects.create(
+        **{"name": f"policy{next(_numbers)}", "created_at": NOW, "updated_at": NOW, **values}
+    )
+    PolicyLevel.objects.create(policy=made, level=level, **plan).groups.set(groups)
+    return made
+
+
+def rule_group(**values: Any) -> RuleGroup:
+    values["project"] = values.get("project") or project("default")
+    return RuleGroup.objects.create(
+        **{"name": f"rules{next(_numbers)}", "created_at": NOW, "updated_at": NOW, "sync_state": "active", **values}
+    )
+
+
+def rule(**values: Any) -> Rule:
+    """Errors above 5 % are P1, in a group of its own."""
+    values["group"] = values.get("group") or rule_group()
+    values = {"key": "error_rate", "name": "Error rate", "kind": "template", "comparator": ">", "unit": "%",
+              "levels": [{"level": "P1", "threshold": 5, "for_seconds": 120}], **values}  # fmt: skip
+    return Rule.objects.create(**values)
+
+
+def alert_event(**values: Any) -> AlertEvent:
+    """An event of project "default" that fires since NOW; or as `phase` says."""
+    number = next(_numbers)
+    if "project" not in values:
+        values["project"] = project("default")
+    at = values.get("starts_at", NOW)
+    values = {
+        "fingerprint": f"{number:064x}", "starts_at": at, "rule_key": "error_rate", "rule_name": "Error rate",
+        "endpoint_id": "ep-1", "level": "P1", "value": 7.5, "threshold": 5.0, "comparator": ">", "phase": "firing",
+        "last_at": at, "expires_at": at + timedelta(minutes=4), **values,
+    }  # fmt: skip
+    if values["phase"] == "resolved":
+        values.setdefault("ends_at", at + timedelta(minutes=5))
+    values.setdefault("labels", {"alertname": "error_rate", "ark_endpoint": values["endpoint_id"],
+                                 "level": values["level"], "rule_id": "1"})  # fmt: skip
+    return AlertEvent.objects.create(**values)
+
+
+def silence(**values: Any) -> Silence:
+    """A silence of project "default" over endpoint ep-1, for an hour from NOW."""
+    values["project"] = values.get("project") or project("default")
+    return Silence.objects.create(**{
+        "matchers": {"ark_endpoint": "ep-1"}, "reason": "maintenance", "starts_at": NOW,
+        "ends_at": NOW + timedelta(hours=1), "created_by_name": "li.wei", "created_at": NOW, **values,
+    })  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from django.conf import settings
 from django.test import override_settings
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.alerts import fakes
 from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
@@ -66,6 +68,14 @@ def _plain_static_files() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _calm_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fires is asked every few seconds, not for each page; here nothing does, so that queries can be counted."""
+    from alerts import firing
+
+    monkeypatch.setattr(firing, "watch", firing.Watch(lambda _project_id: {}))
+
+
 @pytest.fixture(scope="session")
 def prometheus() -> Iterator[PrometheusServer]:
     """A real Prometheus that reads from nobody: tests `write()` their figures, under endpoint ids of their own."""
@@ -86,9 +96,38 @@ def stack_redis() -> Iterator[RedisServer]:
     server.stop()
 
 
+@dataclass(frozen=True)
+class Outside:
+    """Who carries messages out of the stack: a mail server and a telephone company, as strict as real ones."""
+
+    mail: fakes.Smtp
+    phone: fakes.Aliyun
+
+    def env(self) -> dict[str, str]:
+        return {
+            "EMAIL_URL": f"smtp://127.0.0.1:{self.mail.port}",
+            "ALERT_PHONE_PROVIDER": "aliyun",
+            "ALERT_PHONE_URL": self.phone.url,
+            "ALERT_PHONE_KEY": self.phone.key,
+            "ALERT_PHONE_SECRET": self.phone.secret,
+            "ALERT_PHONE_TEMPLATE": "TTS_1001",
+            "ALERT_PHONE_CODE_TEMPLATE": "TTS_1002",
+            # The bots of tests live on this machine.
+            "ALERT_BOT_HOSTS": "127.0.0.1",
+            "ALERT_ALLOW_HTTP": "1",
+            "ALERT_ALLOW_PRIVATE_ADDRESSES": "1",
+        }
+
+
+@pytest.fixture(scope="session")
+def outside() -> Iterator[Outside]:
+    with fakes.running(fakes.Smtp()) as mail, fakes.running(fakes.Aliyun()) as phone:
+        yield Outside(mail, phone)
+
+
 @pytest.fixture(scope="session")
 def stack(
-    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, stack_redis: RedisServer
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, stack_redis: RedisServer, outside: Outside
 ) -> Iterator[Stack]:
     """The whole product on PostgreSQL and redis-server, with the demo model server; one for the run."""
     stack = Stack(
@@ -97,6 +136,7 @@ def stack(
             "DATABASE_URL": postgres.create_database("ark_stack"),
             "REDIS_URL": stack_redis.url,
             "ADMIN_PASSWORD": ADMIN_PASSWORD,
+            **outside.env(),
         },
     )
     stack.start()

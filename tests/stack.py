@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.servers import ROOT, HeldPort, dying_with_us, prometheus_binary, wait_until
+from tests.servers import ROOT, HeldPort, alertmanager_binary, dying_with_us, prometheus_binary, wait_until
 from tools import setup
 
 START_SECONDS = 120
@@ -51,8 +51,13 @@ class Stack:
             "GATEWAY_PORT": str(self.gateway_port),
             "DEMO": "1",
             "SCRAPE_SECONDS": "1",
+            "EVALUATION_SECONDS": "1",
+            "ALERT_KEEP_FIRING_SECONDS": "0",
             # Got once for the run, not once for each data directory.
             **({"PROMETHEUS_BIN": str(program)} if (program := prometheus_binary()) else {}),
+            **({"ALERTMANAGER_BIN": str(program)} if (program := alertmanager_binary()) else {}),
+            **({"PROMTOOL_BIN": str(program.with_name("promtool"))} if (program := prometheus_binary()) else {}),
+            **({"AMTOOL_BIN": str(program.with_name("amtool"))} if (program := alertmanager_binary()) else {}),
             **(env or {}),
         }
         self._terminal = data_dir.with_name(f"{data_dir.name}-terminal.txt")
@@ -148,6 +153,10 @@ class Stack:
     @property
     def prometheus_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['prometheus']}"
+
+    @property
+    def alertmanager_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['alertmanager']}"
 
     @property
     def metrics_token(self) -> str:

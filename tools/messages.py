@@ -22,6 +22,7 @@ from babel.messages.pofile import read_po, write_po
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
     "arkconsole",
+    "alerts",
     "monitoring",
     "gateway",
     "endpoints",

@@ -12,8 +12,10 @@ import jsonschema
 import pytest
 import yaml
 
+from alerts import installation
 from arkconsole.processes import Site, process_table
-from monitoring import config, installation
+from monitoring import config
+from monitoring import installation as prometheus
 from tests.arkconsole.test_configuration import documented_variables
 from tests.servers import ROOT
 
@@ -62,9 +64,12 @@ def test_a_container_waits_for_what_its_process_needs() -> None:
 def test_the_prometheus_beside_them_has_the_flags_of_our_own_and_reads_what_prepare_writes() -> None:
     service = COMPOSE["services"]["prometheus"]
     assert tuple(service["command"]) == config.server_flags(
-        config_file="/data/run/prometheus.yml", data_dir="/data/prometheus/data", listen="0.0.0.0:9090",
+        config_file="/data/run/prometheus.yml",
+        data_dir="/data/prometheus/data",
+        listen="0.0.0.0:9090",
+        console_url="${CONSOLE_URL:-http://127.0.0.1:8000}",
         max_size="${PROMETHEUS_MAX_SIZE:-20GB}",
-    )  # fmt: skip
+    )
     assert service["volumes"] == OURS["prepare"]["volumes"]
     assert "ports" not in service, "it knows no password: only the other containers reach it"
     # The token's file is its owner's alone.
@@ -77,16 +82,41 @@ def test_the_prometheus_beside_them_is_ours_and_only_a_url_of_the_operator_makes
     told = OURS["console"]["environment"]
     assert told["PROMETHEUS_URL"] == "${PROMETHEUS_URL:-}"
     settings.PROMETHEUS_IS_EXTERNAL, settings.PROMETHEUS_INTERNAL_URL = False, told["PROMETHEUS_INTERNAL_URL"]
-    seen = installation.look()
+    seen = prometheus.look()
     assert (seen.is_on, seen.url, seen.is_external) == (True, "http://prometheus:9090", False)
     for name in ("METRICS_TOKEN", "GATEWAY_METRICS_ADVERTISE"):
         assert told[name] == f"${{{name}:-}}"
+
+
+def test_the_alertmanager_beside_them_has_the_flags_of_our_own_and_reads_what_we_write() -> None:
+    service = COMPOSE["services"]["alertmanager"]
+    assert tuple(service["command"]) == installation.server_flags(
+        config_file="/data/alertmanager/alertmanager.yml",
+        data_dir="/data/alertmanager/data",
+        listen="0.0.0.0:9093",
+        console_url="${CONSOLE_URL:-http://127.0.0.1:8000}",
+    )
+    assert (service["volumes"], service["user"]) == (OURS["prepare"]["volumes"], "10001")
+    assert "ports" not in service, "it knows no password: only the other containers reach it"
+    environment = OURS["console"]["environment"]
+    assert environment["ALERTMANAGER_URL"].endswith("http://alertmanager:9093}")
+    assert environment["ALERTMANAGER_CONFIG"].endswith("/data/alertmanager/alertmanager.yml}")
+    assert environment["PROMETHEUS_RULES_DIR"].endswith("/data/prometheus/rules}")
+    assert environment["PROMETHEUS_RELOAD_URL"].endswith("http://prometheus:9090/-/reload}")
+
+
+def test_the_tools_in_the_image_are_those_of_the_servers_beside_it() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for service, tool in (("prometheus", "promtool"), ("alertmanager", "amtool")):
+        image = COMPOSE["services"][service]["image"]
+        assert f"COPY --from={image} /bin/{tool} /usr/local/bin/{tool}\n" in dockerfile
 
 
 def test_the_image_carries_every_room_and_runs_as_nobody_special() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     for room in (
         "arkconsole",
+        "alerts",
         "monitoring",
         "gateway",
         "endpoints",

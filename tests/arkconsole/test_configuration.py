@@ -16,7 +16,15 @@ from tests.servers import ROOT
 ROOMS = ("arkconsole", "monitoring", "gateway", "endpoints", "metering", "catalog", "iam", "audit", "common")
 # Read or set for the children of `up`, by Python and Django themselves.
 NOT_OURS = {"DJANGO_SETTINGS_MODULE", "PYTHONUNBUFFERED"}
-SETTINGS_HELPERS = {"_url", "_number", "_secret_from_data_dir", "_zone", "_networks", "_headers"}
+SETTINGS_HELPERS = {
+    "_url",
+    "_number",
+    "_secret_from_data_dir",
+    "_token_from_data_dir",
+    "_zone",
+    "_networks",
+    "_headers",
+}
 
 
 def documented_variables() -> set[str]:

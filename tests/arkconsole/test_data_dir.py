@@ -31,7 +31,8 @@ def test_secrets_are_made_once_and_kept(data: DataDir, monkeypatch: pytest.Monke
     monkeypatch.delenv("SECRET_KEY")
     monkeypatch.delenv("FIELD_ENCRYPTION_KEY")
     monkeypatch.delenv("METRICS_TOKEN")
-    names = ("secret-key", "field-encryption-key", "metrics-token")
+    monkeypatch.delenv("ALERT_HOOK_TOKEN")
+    names = ("secret-key", "field-encryption-key", "metrics-token", "alert-hook-token")
     data.ensure_secrets()
     first = [data.read(name) for name in names]
     assert len(first[0]) > 50
@@ -62,7 +63,7 @@ def test_secrets_of_the_environment_are_not_written_down(data: DataDir) -> None:
 
 def test_inner_ports_survive_a_restart(data: DataDir) -> None:
     ports = data.ports()
-    assert ports.keys() == {"valkey", "demo", "prometheus"}
+    assert ports.keys() == {"valkey", "demo", "prometheus", "alertmanager"}
     data.note_ports(ports, redis_url="redis://:secret@127.0.0.1:1/0", prometheus_url="")
     assert data.ports() == ports
     assert mode(data.run / "ports.json") == 0o600

@@ -43,6 +43,22 @@ def test_nothing_waits_for_prometheus_which_waits_for_its_configuration_and_its_
     assert not [process.name for process in fetched.values() if optional & {*process.needs} and not process.is_optional]
 
 
+def test_nothing_waits_for_alertmanager_which_is_reached_from_this_machine_alone() -> None:
+    assert "alertmanager" not in table()
+    there = table(alertmanager="/usr/bin/prometheus-alertmanager", alertmanager_port=9)["alertmanager"]
+    assert (there.needs, there.ready, there.is_optional) == (("prepare",), "http://127.0.0.1:9/-/ready", True)
+    assert {
+        "--config.file=/data/alertmanager/alertmanager.yml",
+        "--storage.path=/data/alertmanager/data",
+        "--web.listen-address=127.0.0.1:9",
+        "--cluster.listen-address=",
+    } <= set(there.command)
+    fetched = table(alertmanager="/data/alertmanager/bin/prometheus-alertmanager", is_alertmanager_missing=True)
+    assert fetched["alertmanager"].needs == ("prepare", "get-alertmanager")
+    assert fetched["alertmanager"].folder == "/data/alertmanager/bin"
+    assert fetched["get-alertmanager"].command[-1] == "prometheus-alertmanager"
+
+
 @pytest.mark.parametrize(
     ("bind", "listens", "is_probed_at"),
     [

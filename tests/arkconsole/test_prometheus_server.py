@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from arkconsole import prometheus_server
-from arkconsole.prometheus_server import CannotGet
+from arkconsole.prometheus_server import ALERTMANAGER, CannotGet
 from arkconsole.supervisor import UpError
 from monitoring.installation import WhyOff, parse
-from tests.servers import ON_SQLITE
+from tests.servers import ON_SQLITE, AlertmanagerServer
 
 
 def program(path: Path, script: str) -> Path:
@@ -75,6 +75,17 @@ def test_a_named_one_is_taken_or_refused_in_one_sentence(machine: Path, tmp_path
             prometheus_server.find(wanted, tmp_path)
 
 
+def test_alertmanager_goes_by_debians_name_or_its_own(machine: Path, tmp_path: Path) -> None:
+    program(machine / "alertmanager", 'echo "alertmanager, version 0.28.1 (branch: HEAD)"')
+    assert prometheus_server.find("", tmp_path, ALERTMANAGER) == machine / "alertmanager"
+    program(machine / "prometheus-alertmanager", 'echo "alertmanager, version 0.15.3"')
+    with pytest.raises(CannotGet) as refused:
+        prometheus_server.find("", tmp_path, ALERTMANAGER)
+    assert refused.value.why == WhyOff.TOO_OLD
+    with pytest.raises(UpError, match=r"ALERTMANAGER_BIN='\S+' is not an Alertmanager"):
+        prometheus_server.find(str(a_prometheus(tmp_path / "p")), tmp_path, ALERTMANAGER)
+
+
 # --- getting it -------------------------------------------------------------------------------------------------------
 
 
@@ -87,6 +98,20 @@ def test_debians_package_is_unpacked_and_nothing_is_installed(tmp_path: Path) ->
     installed = subprocess.run(["dpkg-query", "--show", "prometheus"], capture_output=True, text=True, check=False)
     own = shutil.which("prometheus")
     assert own or installed.returncode, "the package is unknown to the machine"
+
+
+@pytest.mark.skipif(ON_SQLITE or shutil.which("apt-get") is None, reason="needs Debian's archive")
+def test_a_fetched_alertmanager_starts_without_the_files_that_its_package_would_install(tmp_path: Path) -> None:
+    """What every test of alerts runs on was got by the same code; here it has to take a configuration."""
+    server = AlertmanagerServer()
+    server.config_path.write_text(
+        '{"route": {"receiver": "x"}, "receivers": [{"name": "x", "webhook_configs": [{"url": "http://127.0.0.1:1"}]}]}'
+    )
+    try:
+        server.start()
+        assert server.alerts() == []
+    finally:
+        server.stop()
 
 
 def fake_apt(machine: Path, *, lists: str = "", download: str) -> None:
@@ -128,6 +153,25 @@ def test_with_package_lists_it_takes_one_download(machine: Path, tmp_path: Path)
 def test_missing_or_old_package_lists_are_got_for_this_alone(machine: Path, tmp_path: Path, complaint: str) -> None:
     fake_apt(machine, lists=complaint, download=GOOD)
     assert prometheus_server.get(tmp_path / "p").exists()
+
+
+def test_the_files_that_a_program_looks_for_are_put_beside_it(machine: Path, tmp_path: Path) -> None:
+    program(machine / "apt-get", "printf good > prometheus-alertmanager_2_amd64.deb")
+    share = ALERTMANAGER.share
+    program(
+        machine / "dpkg-deb",
+        f"""
+mkdir -p "$3/usr/bin" "$3{share}"
+for name in prometheus-alertmanager amtool; do
+  printf '#!/bin/sh\\n# {share}/ui\\necho "alertmanager, version 0.25.0"; cat "{share}//default.tmpl"\\n' > "$3/usr/bin/$name"
+  chmod 755 "$3/usr/bin/$name"
+done
+echo a template > "$3{share}/default.tmpl"
+""",
+    )
+    got = prometheus_server.get(tmp_path / "a", ALERTMANAGER)
+    assert {path.name for path in got.parent.iterdir()} == {"prometheus-alertmanager", "amtool", "default.tmpl"}
+    assert f"{share}/ui" in got.read_text(), "what is longer is another place"
 
 
 def test_what_a_killed_attempt_left_is_removed_and_an_old_program_replaced(machine: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -67,7 +68,8 @@ def left_over(stack: Stack) -> list[list[str]]:
 
 def test_one_block_says_everything_and_its_curl_line_answers(running: Stack) -> None:
     monitoring = f"Monitoring  on: Prometheus runs at {running.prometheus_url}"
-    for wanted in (running.console_url, f"{running.gateway_url}/api/v3", running.demo_key, monitoring):
+    alerts = f"Alerts      on: Alertmanager runs at {running.alertmanager_url}"
+    for wanted in (running.console_url, f"{running.gateway_url}/api/v3", running.demo_key, monitoring, alerts):
         assert wanted in running.output
     assert call(running)["choices"]
     assert httpx.get(f"{running.console_url}/", follow_redirects=True, trust_env=False).status_code == 200
@@ -166,23 +168,51 @@ def test_a_killed_prometheus_comes_back_and_keeps_its_data(running: Stack) -> No
     assert began() == first
 
 
+def test_a_killed_alertmanager_comes_back_and_remembers_what_was_silenced(running: Stack) -> None:
+    silence = {
+        "matchers": [{"name": "alertname", "value": "x", "isRegex": False, "isEqual": True}],
+        "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2099-01-01T00:00:00Z", "createdBy": "a test", "comment": "",
+    }  # fmt: skip
+    address = f"{running.alertmanager_url}/api/v2/silences"
+    made = httpx.post(address, json=silence, timeout=10, trust_env=False)
+    assert made.is_success, made.text
+    # In order: after a crash it knows what it wrote down in the last quarter of an hour.
+    running.wait_back("alertmanager", running.kill("alertmanager", signal.SIGTERM))
+
+    def has_silence() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            found = httpx.get(address, timeout=5, trust_env=False).json()
+            return [each["id"] for each in found] == [made.json()["silenceID"]]
+        return False
+
+    running.wait_until(has_silence, seconds=30, what="Alertmanager has its silence again")
+    running.wait_back("alertmanager", running.kill("alertmanager"))
+
+
 def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own_and_without_prometheus(
     running: Stack, tmp_path: Path
 ) -> None:
     """It finds none, and the package cannot be had: all the rest runs, and it says why monitoring is off."""
     for name, script in {
         "prometheus": "echo another program",
+        "prometheus-alertmanager": "echo another program",
+        "alertmanager": "echo another program",
         "apt-get": "echo \"E: Failed to fetch http://deb/p.deb  Temporary failure resolving 'deb'\"; exit 100",
         "dpkg-deb": "exit 1",
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
-    other = Stack(tmp_path / "data", {"PROMETHEUS_BIN": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    other = Stack(
+        tmp_path / "data", {"PROMETHEUS_BIN": "", "ALERTMANAGER_BIN": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
     try:
         other.start()
         assert (
             "Monitoring  off: Prometheus could not be downloaded (Temporary failure resolving 'deb'). Start again"
             in other.output
+        )
+        assert (
+            "Alerts      off: Nobody is told of alerts: Alertmanager could not be downloaded (Temporary" in other.output
         )
         assert call(other)["choices"]
         assert call(running)["choices"]

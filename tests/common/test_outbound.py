@@ -110,6 +110,31 @@ def test_a_body_that_drips_ends_at_the_deadline() -> None:
         client(transport, total=0.05, size=10**9).get("http://models.example/")
 
 
+def test_headers_that_drip_end_at_the_deadline_too() -> None:
+    # Each byte comes well within the read timeout; only the deadline of the whole call ends it.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        is_over = threading.Event()
+
+        def drip() -> None:
+            connection, _address = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                while not is_over.wait(0.02):
+                    try:
+                        connection.sendall(b"x")
+                    except OSError:
+                        return
+
+        dripper = threading.Thread(target=drip)
+        dripper.start()
+        try:
+            with client(total=0.3) as called, pytest.raises(outbound.TimedOut):
+                called.post(f"http://127.0.0.1:{listener.getsockname()[1]}/", content=b"{}")
+        finally:
+            is_over.set()
+            dripper.join()
+
+
 def test_tcp_says_refused_and_reached() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""`manage.py prepare`: everything the database and Prometheus need before the first process serves."""
+"""`manage.py prepare`: everything the database, Prometheus and Alertmanager need before the first process serves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
+from alerts import alertmanager, installation
 from arkconsole.data_dir import DataDir
 from arkconsole.supervisor import UpError
+from monitoring import config
 
 
 class Command(BaseCommand):
     help = (
         "Migrate; make the cache table, the built-in policies, the first administrator; "
-        "write the configuration of Prometheus. Safe to repeat."
+        "write the configuration of Prometheus and the first one of Alertmanager. Safe to repeat."
     )
 
     requires_system_checks = ()
@@ -32,10 +34,25 @@ class Command(BaseCommand):
         try:
             data = DataDir(Path(settings.DATA_DIR))
             data.ensure_secrets()
-            data.configure_prometheus(console_url=settings.CONSOLE_INTERNAL_URL, scrape_seconds=settings.SCRAPE_SECONDS)
-        except UpError as error:
-            self.stderr.write(f"Prometheus is not configured: {error}")
+            data.configure_prometheus(
+                console_url=settings.CONSOLE_INTERNAL_URL, scrape_seconds=settings.SCRAPE_SECONDS, alerts=_alerts()
+            )
+            alertmanager.write_first()
+        except (UpError, OSError) as error:
+            self.stderr.write(f"Prometheus and Alertmanager are not configured: {error}")
         password = StringIO()
         call_command("ensure_admin", stdout=password)
         if (made := password.getvalue().strip()) and made != "created":
             self.stdout.write(f"Administrator: admin, password: {made} (shown this once)")
+
+
+def _alerts() -> config.Alerting | None:
+    """What Prometheus is told of alerts; an Alertmanager that is still being fetched counts."""
+    if not settings.PROMETHEUS_RULES_DIR:
+        return None
+    return config.Alerting(
+        rules_dir=settings.PROMETHEUS_RULES_DIR,
+        token_file=settings.ALERT_HOOK_TOKEN_FILE,
+        alertmanager_url=installation.look().url,
+        evaluation_seconds=settings.EVALUATION_SECONDS,
+    )

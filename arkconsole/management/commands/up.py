@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 from django.utils import translation
 
+from alerts import installation as alerting
 from arkconsole import prometheus_server, ticks
 from arkconsole.data_dir import DataDir
 from arkconsole.processes import Site, process_table
+from arkconsole.prometheus_server import ALERTMANAGER, PROMETHEUS, Package
 from arkconsole.supervisor import Supervisor, UpError, lock, reap_orphans, require_free_port
 from arkconsole.tick_watch import TickWatch, keep_ticking
 from common.models import TickHeartbeat
@@ -36,7 +38,7 @@ from monitoring.installation import NOTE, Installation, Presence, WhyOff, parse
 TICK_PROCESSES = ("beat", "worker-ticks", "worker-slow")
 LOOK_SECONDS = 5.0
 DEMO_SECONDS = 30.0
-PROMETHEUS_SECONDS = 5.0
+OPTIONAL_SECONDS = 5.0
 
 
 class Command(BaseCommand):
@@ -74,21 +76,34 @@ async def _run() -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, supervisor.request_stop)
         _say("Starting ArkConsole …")
-        if site.is_prometheus_missing:
-            _say("Meanwhile Prometheus is fetched (20 MB) for DATA_DIR alone; nothing is installed on this machine.")
+        is_fetching = site.is_prometheus_missing or site.is_alertmanager_missing
+        if is_fetching:
+            missing = {"Prometheus": site.is_prometheus_missing, "Alertmanager": site.is_alertmanager_missing}
+            names = [name for name, is_missing in missing.items() if is_missing]
+            _say(
+                f"Meanwhile {' and '.join(names)} {'are' if len(names) > 1 else 'is'} fetched "
+                f"({10 * len(names) + 10 * site.is_prometheus_missing} MB) for DATA_DIR alone; nothing is installed on "
+                "this machine."
+            )
+        later: dict[asyncio.Future[str], str] = {}
         try:
-            prometheus = asyncio.ensure_future(_settle_prometheus(supervisor, data, site))
+            later = {
+                asyncio.ensure_future(_settle(supervisor, data, "prometheus", _monitoring)): "Monitoring is",
+                asyncio.ensure_future(_settle(supervisor, data, "alertmanager", _alerts)): "Alerts are",
+            }
             if await supervisor.start():
                 supervisor.watch(_watch_ticks(supervisor, site.redis_url))
                 seconds = time.monotonic() - began
                 # It is there as soon as the rest in most cases; a slow download gets a line of its own later.
-                await asyncio.wait({prometheus}, timeout=1 if site.is_prometheus_missing else PROMETHEUS_SECONDS)
+                await asyncio.wait({*later}, timeout=1 if is_fetching else OPTIONAL_SECONDS)
                 _say(await asyncio.to_thread(_block, data, site, seconds))
-                if not prometheus.done():
-                    supervisor.watch(_say_later(prometheus))
+                for line, subject in later.items():
+                    if not line.done():
+                        supervisor.watch(_say_later(subject, line))
                 await supervisor.wait()
         finally:
-            prometheus.cancel()
+            for line in later:
+                line.cancel()
             _say("Stopping …")
             await supervisor.stop()
             _say("Stopped.")
@@ -102,17 +117,19 @@ def _say(text: str) -> None:
 
 def _site(data: DataDir) -> Site:
     ports = data.ports()
-    found = _prometheus(data)
+    prometheus = _find(data, PROMETHEUS, "prometheus")
+    alertmanager = _find(data, ALERTMANAGER, "alertmanager")
     redis_url = os.environ.get("REDIS_URL", "")
     valkey: tuple[str, ...] = ()
     if not redis_url:
         configuration, redis_url = data.configure_valkey(ports["valkey"])
         valkey = (_valkey_binary(), str(configuration))
-    prometheus_url = f"http://127.0.0.1:{ports['prometheus']}" if found else ""
-    data.note_ports(ports, redis_url=redis_url if valkey else "", prometheus_url=prometheus_url)
-    is_missing = bool(found) and not os.access(found, os.X_OK)
-    if found:
-        data.note_prometheus(Installation(Presence.GETTING if is_missing else Presence.STARTING, url=prometheus_url))
+    data.note_ports(
+        ports,
+        redis_url=redis_url if valkey else "",
+        prometheus_url=_note_found(data, "prometheus", prometheus, ports),
+    )
+    _note_found(data, "alertmanager", alertmanager, ports)
     return Site(
         data_dir=data.root,
         bind_host=settings.BIND_HOST,
@@ -122,57 +139,94 @@ def _site(data: DataDir) -> Site:
         demo_port=ports["demo"] if settings.DEMO else 0,
         valkey=valkey,
         redis_url=redis_url,
-        prometheus=found,
+        prometheus=prometheus,
         prometheus_port=ports["prometheus"],
         prometheus_max_size=settings.PROMETHEUS_MAX_SIZE,
-        is_prometheus_missing=is_missing,
+        is_prometheus_missing=_is_missing(prometheus),
+        alertmanager=alertmanager,
+        alertmanager_port=ports["alertmanager"],
+        is_alertmanager_missing=_is_missing(alertmanager),
+        console_url=settings.CONSOLE_URL,
         admin_password=settings.ADMIN_PASSWORD or secrets.token_urlsafe(12),
         python=sys.executable,
     )
 
 
-def _prometheus(data: DataDir) -> str:
+NOTES = {"prometheus": NOTE, "alertmanager": alerting.NOTE}
+
+
+def _find(data: DataDir, package: Package, name: str) -> str:
     """The program to run, which may have to be got first; "" when another is configured, or none can be had here."""
-    if settings.PROMETHEUS_IS_EXTERNAL:
+    is_external = settings.PROMETHEUS_IS_EXTERNAL if package is PROMETHEUS else settings.ALERTMANAGER_URL
+    if is_external:
         return ""
-    folder = data.root / "prometheus"
+    wanted = settings.PROMETHEUS_BIN if package is PROMETHEUS else settings.ALERTMANAGER_BIN
+    folder = data.root / name
     try:
-        found = prometheus_server.find(settings.PROMETHEUS_BIN, folder)
+        found = prometheus_server.find(wanted, folder, package)
         if found is None and (reason := prometheus_server.why_not_gettable()):
             raise reason
     except prometheus_server.CannotGet as error:
-        data.note_prometheus(Installation(Presence.OFF, why=error.why, detail=error.detail))
+        data.note(NOTES[name], Installation(Presence.OFF, why=error.why, detail=error.detail))
         return ""
-    return str(found or folder / "bin" / "prometheus")
+    return str(found or folder / "bin" / package.program)
 
 
-async def _settle_prometheus(supervisor: Supervisor, data: DataDir, site: Site) -> str:
+def _is_missing(program: str) -> bool:
+    return bool(program) and not os.access(program, os.X_OK)
+
+
+def _note_found(data: DataDir, name: str, program: str, ports: Mapping[str, int]) -> str:
+    """Say that it is on its way, and where it will be; "" where there is none."""
+    if not program:
+        return ""
+    url = f"http://127.0.0.1:{ports[name]}"
+    state = Presence.GETTING if _is_missing(program) else Presence.STARTING
+    data.note(NOTES[name], Installation(state, url=url))
+    return url
+
+
+async def _settle(supervisor: Supervisor, data: DataDir, name: str, line: Callable[[DataDir], str]) -> str:
     """Note how it went as soon as that is known; return the line for the person at the terminal."""
-    if site.prometheus:
-        trouble = await supervisor.settle("prometheus")
+    before = _noted(data, name)
+    if before.state in {Presence.STARTING, Presence.GETTING}:
+        trouble = await supervisor.settle(name)
         if not trouble:
-            data.note_prometheus(Installation(Presence.ON, url=f"http://127.0.0.1:{site.prometheus_port}"))
+            data.note(NOTES[name], Installation(Presence.ON, url=before.url))
         # The step that gets it has noted why it could not.
-        elif _noted(data).state != Presence.OFF:
-            data.note_prometheus(Installation(Presence.OFF, why=WhyOff.KEEPS_ENDING, detail=trouble.rstrip(".")))
-    return _monitoring(data)
+        elif _noted(data, name).state != Presence.OFF:
+            data.note(NOTES[name], Installation(Presence.OFF, why=WhyOff.KEEPS_ENDING, detail=trouble.rstrip(".")))
+    return line(data)
 
 
-async def _say_later(line: asyncio.Future[str]) -> None:
-    _say(f"Monitoring is {await line}")
+async def _say_later(subject: str, line: asyncio.Future[str]) -> None:
+    _say(f"{subject} {await line}")
 
 
-def _noted(data: DataDir) -> Installation:
-    return parse(data.read(str(NOTE)))
+def _noted(data: DataDir, name: str) -> Installation:
+    return parse(data.read(str(NOTES[name])))
 
 
 def _monitoring(data: DataDir) -> str:
     """Where monitoring stands, in one line."""
     if settings.PROMETHEUS_IS_EXTERNAL:
         return f"on: with the Prometheus of PROMETHEUS_URL, {settings.PROMETHEUS_URL}"
-    found = _noted(data)
+    found = _noted(data, "prometheus")
     if found.is_on:
         return f"on: Prometheus runs at {found.url}; a project opens its charts with one click"
+    with translation.override("en"):
+        is_on_its_way = found.state in {Presence.STARTING, Presence.GETTING}
+        return f"{'not on yet' if is_on_its_way else 'off'}: {found.reason}"
+
+
+def _alerts(data: DataDir) -> str:
+    """Whether somebody can be told of alerts, in one line."""
+    if settings.ALERTMANAGER_URL:
+        return f"on: with the Alertmanager of ALERTMANAGER_URL, {settings.ALERTMANAGER_URL}"
+    noted = _noted(data, "alertmanager")
+    found = alerting.Alertmanager(noted.state, url=noted.url, why=noted.why, detail=noted.detail)
+    if found.is_on:
+        return f"on: Alertmanager runs at {found.url}"
     with translation.override("en"):
         is_on_its_way = found.state in {Presence.STARTING, Presence.GETTING}
         return f"{'not on yet' if is_on_its_way else 'off'}: {found.reason}"
@@ -240,6 +294,7 @@ def _block(data: DataDir, site: Site, seconds: float) -> str:
         connection.close()
     lines.append(f"  Gateway     {settings.GATEWAY_URL}/api/v3")
     lines.append(f"  Monitoring  {_monitoring(data)}")
+    lines.append(f"  Alerts      {_alerts(data)}")
     key, endpoint = data.read("demo-key"), data.read("demo-endpoint")
     if site.demo_port and key:
         lines.append(f"  Demo key    {key}")

@@ -1,0 +1,153 @@
+"""Whether the chain from a rule to a person is whole: Prometheus speaks, Alertmanager tells, both without a gap.
+
+A rule that always fires goes all the way; what is heard of it is kept as pulses. `judge` is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from django.conf import settings
+from django.core.mail import send_mail
+from django.utils.translation import gettext as _
+from django.utils.translation import override
+
+from alerts import alertmanager, events, installation
+from alerts.models import Pulse, RuleGroup
+from iam.models import User
+
+PATIENCE = timedelta(minutes=4)
+"""Prometheus speaks every minute, Alertmanager every thirty seconds: four silent minutes are no accident."""
+CONFIG_PATIENCE = timedelta(minutes=2)
+TELL_AGAIN = timedelta(hours=24)
+
+
+class Break(StrEnum):
+    """Where the chain is broken, the nearest to the rules first."""
+
+    NONE = ""
+    PROMETHEUS = "prometheus"
+    WATCHDOG = "watchdog"
+    ALERTMANAGER = "alertmanager"
+    CONFIG = "config"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What is wrong, and since when; `detail` is what a program said."""
+
+    where: Break = Break.NONE
+    since: datetime | None = None
+    detail: str = ""
+
+    @property
+    def is_broken(self) -> bool:
+        return self.where != Break.NONE
+
+    def sentence(self) -> str:
+        """For the top of every page; "" while all is well."""
+        match self.where:
+            case Break.PROMETHEUS:
+                return _(
+                    "The alert chain is broken: Prometheus no longer reports alerts. Nobody is told of anything new."
+                )
+            case Break.WATCHDOG:
+                return _(
+                    "The alert chain is broken: Prometheus reports, but the rule that always fires does not. "
+                    "Rules may not be evaluated."
+                )
+            case Break.ALERTMANAGER:
+                return _(
+                    "The alert chain is broken: Alertmanager no longer tells this console of alerts. "
+                    "Events are recorded, but nobody is told."
+                )
+            case Break.CONFIG:
+                return _(
+                    "Alertmanager refuses its configuration (%(detail)s). Changes of policies are not in force."
+                ) % {"detail": self.detail}
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One pulse as it is judged."""
+
+    at: datetime
+    since: datetime
+    text: str = ""
+
+
+def judge(
+    pulses: Mapping[str, Heard], *, is_wanted_since: datetime | None, has_alertmanager: bool, now: datetime
+) -> Chain:
+    """What is wrong. Nothing is before anybody has made a rule (`is_wanted_since`), nor right after."""
+    if is_wanted_since is None or now - is_wanted_since < PATIENCE:
+        return Chain()
+
+    def silent_since(name: str) -> datetime | None:
+        pulse = pulses.get(name)
+        if pulse is None:
+            return is_wanted_since
+        # A pulse that lies ahead was before the clock was set back: nothing is known of now.
+        return pulse.at if abs(now - pulse.at) > PATIENCE else None
+
+    for name, where in ((events.POSTED, Break.PROMETHEUS), (events.WATCHED, Break.WATCHDOG)):
+        if since := silent_since(name):
+            return Chain(where, since)
+    if has_alertmanager and (since := silent_since(events.TOLD)):
+        return Chain(Break.ALERTMANAGER, since)
+    config = pulses.get(alertmanager.CONFIGURED)
+    if has_alertmanager and config is not None and config.text and now - config.since > CONFIG_PATIENCE:
+        return Chain(Break.CONFIG, config.since, config.text)
+    return Chain()
+
+
+def look(*, now: datetime) -> Chain:
+    """What is wrong now; one small query, or two."""
+    first = (
+        RuleGroup.objects.filter(deleted_at__isnull=True).order_by("created_at").values_list("created_at", flat=True)
+    )
+    wanted = first.first()
+    if wanted is None:
+        return Chain()
+    pulses = {pulse.name: Heard(pulse.at, pulse.since, pulse.text) for pulse in Pulse.objects.all()}
+    return judge(pulses, is_wanted_since=wanted, has_alertmanager=bool(installation.url()), now=now)
+
+
+TOLD_ADMINS = "chain.admins"
+"""A pulse: `text` is the break that the admins were told of; `told_at` when."""
+
+
+def tell_admins(*, now: datetime) -> bool:
+    """Mail the administrators once when the chain breaks, once a day while it stays so, and when it is whole again.
+
+    Whoever is first to write it down sends it, so that two workers send one mail.
+    """
+    chain = look(now=now)
+    pulse, _is_new = Pulse.objects.get_or_create(name=TOLD_ADMINS, defaults={"at": now, "since": now})
+    is_news = pulse.text != chain.where
+    is_again = chain.is_broken and pulse.told_at is not None and now - pulse.told_at > TELL_AGAIN
+    if not is_news and not is_again:
+        return False
+    claimed = Pulse.objects.filter(pk=TOLD_ADMINS, text=pulse.text, told_at=pulse.told_at).update(
+        text=chain.where, told_at=now, at=now
+    )
+    if not claimed:
+        return False
+    _mail(chain)
+    return True
+
+
+def _mail(chain: Chain) -> None:
+    to = list(User.objects.filter(is_superuser=True, is_active=True).exclude(email="").values_list("email", flat=True))
+    if not to or not settings.EMAIL_URL:
+        return
+    with override(settings.LANGUAGE_CODE):
+        subject = _("The alert chain is broken") if chain.is_broken else _("The alert chain is whole again")
+        text = chain.sentence() or _("Alerts are recorded and told again.")
+        send_mail(
+            f"[ArkConsole] {subject}", f"{text}\n\n{settings.CONSOLE_URL}/alerts/\n", None, to, fail_silently=True
+        )

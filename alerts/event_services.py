@@ -1,0 +1,55 @@
+"""What people do with an event: say that they have seen it, and write down what they know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import cast
+
+from django.utils.translation import gettext as _
+
+from alerts import actions
+from alerts.models import AlertEvent, EventNote
+from audit.services import GLOBAL, Attempt, attempt
+from common.errors import DomainError
+from iam.actors import Actor, Resource
+
+MAX_NOTE = 1000
+
+
+def acknowledge(*, event: AlertEvent, by: Actor, now: datetime) -> AlertEvent:
+    """Say that somebody looks after it; of two at once the first is the one. Raises `NotAllowed`."""
+    with _attempt(event, by=by, now=now) as noted:
+        is_first = AlertEvent.objects.filter(pk=event.pk, acknowledged_at__isnull=True).update(
+            acknowledged_at=now, acknowledged_by_name=by.name
+        )
+        if is_first:
+            EventNote.objects.create(event=event, at=now, kind=EventNote.Kind.ACKNOWLEDGED, by_name=by.name)
+            noted.changed(acknowledged_by=(None, by.name))
+    event.refresh_from_db()
+    return event
+
+
+def add_note(*, event: AlertEvent, text: str, by: Actor, now: datetime) -> EventNote:
+    """Add a line to the event's log. Raises `NotAllowed`, and `DomainError` for what is empty or too long."""
+    with _attempt(event, by=by, now=now) as noted:
+        said = text.replace("\0", "").strip()
+        if not said:
+            raise DomainError(_("Write something."), field="text")
+        if len(said) > MAX_NOTE:
+            raise DomainError(_("At most %(count)d characters.") % {"count": MAX_NOTE}, field="text")
+        note = EventNote.objects.create(event=event, at=now, kind=EventNote.Kind.NOTE, by_name=by.name, text=said)
+        noted.changed(note=(None, said))
+    return note
+
+
+@contextmanager
+def _attempt(event: AlertEvent, *, by: Actor, now: datetime) -> Iterator[Attempt]:
+    project = event.project
+    with attempt(
+        by=by, action=actions.UPDATE_ALERT, project_id=project.pk if project else GLOBAL,
+        project_name=project.name if project else "", resource=event.trn, resource_name=event.rule_name, now=now,
+    ) as noted:  # fmt: skip
+        by.require(actions.UPDATE_ALERT, cast(Resource, event))
+        yield noted

@@ -1,0 +1,332 @@
+"""From what Alertmanager posts to what people are told: one notification of each state of a group, and its deliveries.
+
+Alertmanager posts the same thing again when an answer was lost, when it was restarted, when its routes changed, and
+when it is time to repeat. Only the last one is told again. What was told of which event is in the notifications
+themselves, so that neither a lost memory of Alertmanager's nor one of Redis' makes a second message, or loses one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Max, Q, QuerySet
+
+from alerts import events
+from alerts.models import (
+    AlertEvent,
+    ContactMethod,
+    Delivery,
+    Level,
+    MethodKind,
+    Notification,
+    NotificationPolicy,
+    Phase,
+    PolicyLevel,
+)
+from alerts.reports import GroupPost, Report
+
+log = logging.getLogger(__name__)
+
+Status = Notification.Status
+
+EARLY = 0.9
+"""A repeat never comes before its time; somewhat earlier is taken for one, since two clocks are never the same."""
+REMEMBERED = timedelta(days=7)
+LOOKED_AT = 50
+"""Notifications that are looked at for what was told already."""
+SHOWN = 100
+"""Alerts of one notification that its payload holds; messages show far fewer, and say how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A notification of the same group, the latest first: its time, and the status of each event in it."""
+
+    at: datetime
+    statuses: Mapping[str, str]
+
+
+def is_news(
+    statuses: Mapping[str, str],
+    told: Iterable[Told],
+    *,
+    over: Collection[str] = (),
+    now: datetime,
+    repeat: timedelta,
+) -> bool:
+    """Whether anything in it was not told yet, or was told so long ago that it is time to repeat. Pure.
+
+    `statuses` is {event id: "firing" or "resolved"}, `over` the ids of those that have ended. The last word on an event
+    counts: that it fires again after a recovery was told is news, unless that was said earlier and came late. A recovery
+    is told once.
+    """
+    last: dict[str, Told] = {}
+    for one in told:
+        for event_id in one.statuses:
+            last.setdefault(event_id, one)
+    for event_id, status in statuses.items():
+        said = last.get(event_id)
+        if said is None:
+            return True
+        if status == Status.FIRING and said.statuses[event_id] == Status.RESOLVED and event_id in over:
+            continue
+        if said.statuses[event_id] != status:
+            return True
+        if status == Status.FIRING and now - said.at >= repeat * EARLY:
+            return True
+    return False
+
+
+def group_key(labels: Mapping[str, str]) -> str:
+    """The name of a group. Alertmanager's own changes with its routes, this one does not."""
+    return _hash(sorted(labels.items()))
+
+
+def digest(lines: Iterable[tuple[str, datetime, str]]) -> str:
+    """The name of a group's state: of each alert fingerprint, start and status."""
+    return _hash(sorted((name, at.isoformat(), status) for name, at, status in lines))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+# --- what is posted --------------------------------------------------------------------------------------------------
+
+
+def receive(post: GroupPost, *, now: datetime) -> Notification | None:
+    """Write down what is to be told of a group, if that is news; None where it is not, or nobody is to be told.
+
+    The rows are all there is to it: whoever sends finds them, whether or not he is nudged.
+    """
+    if any(report.is_watchdog for report in post.reports):
+        if any(report.is_watchdog and report.is_firing(now) for report in post.reports):
+            events.beat(events.TOLD, now=now)
+        return None
+    policy_id, level = post.policy_id, post.labels.get("level", "")
+    if not policy_id.isdecimal() or len(policy_id) > 18 or level not in Level.values or not post.reports:
+        log.warning("Alertmanager told of a group without policy or level: %s", dict(post.labels))
+        return None
+    found = _events(post.reports, now=now)
+    if not found:
+        return None
+    lines = [(event, Status.FIRING if report.is_firing(now) else Status.RESOLVED) for event, report in found]
+    return tell(policy_id=int(policy_id), level=level, labels=post.labels, lines=lines, left_out=post.left_out, now=now)
+
+
+def tell(
+    *,
+    policy_id: int,
+    level: str,
+    labels: Mapping[str, str],
+    lines: Sequence[tuple[AlertEvent, str]],
+    left_out: int = 0,
+    now: datetime,
+) -> Notification | None:
+    """Make the notification of a group as it stands and its deliveries, once; None when all of it was told."""
+    with transaction.atomic():
+        # One at a time for each policy: of two posts of the same thing the second one sees the first.
+        policy = NotificationPolicy.objects.select_for_update(of=("self",)).filter(pk=policy_id).first()
+        if policy is None or policy.deleted_at is not None:
+            return None
+        plan = PolicyLevel.objects.filter(policy=policy, level=level).first()
+        # A label can be forged by nobody but an operator of Prometheus; still, nobody hears of others' projects.
+        lines = [(event, status) for event, status in lines if event.project_id == policy.project_id]
+        if plan is None or not lines:
+            return None
+        key = group_key(labels)
+        statuses = {str(event.pk): status for event, status in lines}
+        # Asked anew: what was read before the lock may have ended since, and its end been told.
+        ended = AlertEvent.objects.filter(pk__in=[event.pk for event, _status in lines], phase=Phase.RESOLVED)
+        over = {str(pk) for pk in ended.order_by().values_list("pk", flat=True)}
+        repeat = timedelta(seconds=plan.repeat_seconds)
+        if not is_news(statuses, _told(policy_id, lines, now), over=over, now=now, repeat=repeat):
+            return None
+        return _make(policy, plan, key, labels, lines, statuses, left_out, now)
+
+
+def _told(policy_id: int, lines: Sequence[tuple[AlertEvent, str]], now: datetime) -> list[Told]:
+    """What the people of the policy heard of these events, in whatever group: a changed grouping is no news."""
+    speak = Notification.events.through._default_manager.filter(alertevent__in=[event.pk for event, _status in lines])
+    rows = Notification.objects.filter(
+        policy_id=policy_id, at__gt=now - REMEMBERED, pk__in=speak.values("notification_id")
+    )
+    return [Told(at, told) for at, told in rows.order_by("-at", "-pk").values_list("at", "told")[:LOOKED_AT]]
+
+
+def _make(
+    policy: NotificationPolicy,
+    plan: PolicyLevel,
+    key: str,
+    labels: Mapping[str, str],
+    lines: Sequence[tuple[AlertEvent, str]],
+    statuses: Mapping[str, str],
+    left_out: int,
+    now: datetime,
+) -> Notification:
+    name = digest((event.fingerprint, event.starts_at, status) for event, status in lines)
+    same = Notification.objects.filter(policy=policy, group_key=key, digest=name)
+    last = same.aggregate(last=Max("slot"))["last"]
+    slot = 0 if last is None else last + 1
+    is_firing = Status.FIRING in statuses.values()
+    notification = Notification.objects.create(
+        policy=policy, level=plan.level, group_key=key, digest=name, slot=slot, at=now, told=statuses,
+        status=Status.FIRING if is_firing else Status.RESOLVED, payload=_payload(labels, lines, left_out, slot),
+    )  # fmt: skip
+    notification.events.add(*(event.pk for event, _status in lines))
+    Delivery.objects.bulk_create(_deliveries(notification, plan, set(statuses.values()), now))
+    return notification
+
+
+def _payload(
+    labels: Mapping[str, str], lines: Sequence[tuple[AlertEvent, str]], left_out: int, slot: int
+) -> dict[str, Any]:
+    # Those that fire first, the worst, the oldest: what a short message shows.
+    ordered = sorted(lines, key=lambda line: (line[1] != Status.FIRING, line[0].level, line[0].starts_at))
+    return {
+        "group_labels": dict(labels),
+        "alerts": [_line(event, status) for event, status in ordered[:SHOWN]],
+        "total": len(lines) + left_out,
+        "firing": sum(status == Status.FIRING for _event, status in lines),
+        "repeat": slot,
+    }
+
+
+def _line(event: AlertEvent, status: str) -> dict[str, Any]:
+    return {
+        "event_id": event.pk,
+        "fingerprint": event.fingerprint,
+        "status": str(status),
+        "starts_at": event.starts_at.isoformat(),
+        "ends_at": event.ends_at.isoformat() if event.ends_at else None,
+        "labels": event.labels,
+        "value": event.value,
+        "summary": event.summary,
+    }
+
+
+def _deliveries(notification: Notification, plan: PolicyLevel, statuses: set[str], now: datetime) -> list[Delivery]:
+    """One for each address of the level's people, also for those that cannot be written to, with why."""
+    kinds: set[str] = set()
+    if Status.FIRING in statuses:
+        kinds |= set(plan.kinds)
+    if Status.RESOLVED in statuses:
+        kinds |= set(plan.resolved_kinds)
+    if plan.level != Level.P0:
+        kinds.discard(MethodKind.PHONE)
+    methods = (
+        ContactMethod.objects.filter(
+            kind__in=kinds,
+            contact__deleted_at__isnull=True,
+            contact__groups__deleted_at__isnull=True,
+            contact__groups__policy_levels=plan,
+        )
+        .select_related("contact")
+        .defer("address", "secret")
+        .distinct()
+        .order_by("pk")
+    )
+    made = []
+    for method in methods:
+        delivery = Delivery(
+            notification=notification, method=method, contact_name=method.contact.name, kind=method.kind,
+            hint=method.hint, at=now,
+        )  # fmt: skip
+        if method.is_usable:
+            delivery.next_at = now
+        else:
+            delivery.state = Delivery.State.SKIPPED
+            delivery.answer_code = str(method.state)
+        made.append(delivery)
+    return made
+
+
+def _events(told: Sequence[Report], *, now: datetime) -> list[tuple[AlertEvent, Report]]:
+    """The event of each report. What Prometheus has not told us itself is written down from here."""
+    since = min(report.starts_at for report in told)
+    rows: dict[str, list[AlertEvent]] = {}
+    for row in AlertEvent.objects.filter(fingerprint__in={report.fingerprint for report in told}).filter(
+        Q(phase__in=(Phase.PENDING, Phase.FIRING)) | Q(ends_at__gte=since)
+    ):
+        rows.setdefault(row.fingerprint, []).append(row)
+    found: dict[int, AlertEvent] = {}
+    unsaid: list[int] = []
+    for place, report in enumerate(told):
+        matched = _match(report, rows.get(report.fingerprint, []), now)
+        if matched is None:
+            unsaid.append(place)
+        else:
+            found[place] = matched
+    if unsaid:
+        recorded = events.record([told[place] for place in unsaid], now=now)
+        found |= {unsaid[place]: event for place, event in recorded.events.items()}
+    # A report twice in one post is one line.
+    by_event = {found[place].pk: (found[place], told[place]) for place in sorted(found)}
+    return list(by_event.values())
+
+
+def _match(report: Report, rows: Sequence[AlertEvent], now: datetime) -> AlertEvent | None:
+    """The row that already says what the report says; None when it must be recorded first."""
+    is_firing = report.is_firing(now)
+    for row in rows:
+        if row.phase == Phase.FIRING and is_firing and row.starts_at <= report.starts_at:
+            return row
+        if row.phase == Phase.RESOLVED and row.ends_at and row.starts_at <= report.starts_at <= row.ends_at:
+            # It has ended here already; Alertmanager hears of that with its next round.
+            return None if row.has_expired and is_firing else row
+    return None
+
+
+# --- what Alertmanager forgot --------------------------------------------------------------------------------------------
+
+FORGOTTEN_AFTER = timedelta(minutes=3)
+FORGOTTEN_WITHIN = timedelta(hours=6)
+"""Of older recoveries nobody wants to hear any more."""
+
+
+def tell_forgotten(*, now: datetime) -> int:
+    """Tell of recoveries that Alertmanager should have told of and did not; how many notifications that made.
+
+    It forgets a group whose alerts ended while it was away, or whose route was changed in that moment: people would go
+    on believing that it fires.
+    """
+    ended = AlertEvent.objects.filter(
+        phase=Phase.RESOLVED, ends_at__gt=now - FORGOTTEN_WITHIN, ends_at__lt=now - FORGOTTEN_AFTER,
+        is_silenced=False, is_inhibited=False,
+    )  # fmt: skip
+    speak = Notification.events.through._default_manager.filter(alertevent__in=ended)
+    said = Notification.objects.filter(
+        at__gt=now - REMEMBERED, policy__deleted_at__isnull=True, pk__in=speak.values("notification_id")
+    ).order_by("-at", "-pk")
+    last: dict[tuple[int, str], Notification] = {}
+    for notification in said.defer("digest"):
+        for event_id in notification.told:
+            last.setdefault((notification.policy_id, event_id), notification)
+    unsaid: dict[tuple[int, str], tuple[Notification, list[int]]] = {}
+    for (policy_id, event_id), notification in last.items():
+        if notification.told[event_id] == Status.FIRING:
+            unsaid.setdefault((policy_id, notification.group_key), (notification, []))[1].append(int(event_id))
+    return sum(_tell_ends(notification, ended.filter(pk__in=ids), now) for notification, ids in unsaid.values())
+
+
+def _tell_ends(notification: Notification, ended: QuerySet[AlertEvent], now: datetime) -> int:
+    plan = PolicyLevel.objects.filter(policy_id=notification.policy_id, level=notification.level).first()
+    if plan is None:
+        return 0
+    # Alertmanager itself tells of it with the group's next round.
+    late = now - FORGOTTEN_AFTER - timedelta(seconds=2 * plan.interval_seconds)
+    lines = [(event, str(Status.RESOLVED)) for event in ended.filter(ends_at__lt=late)]
+    if not lines:
+        return 0
+    labels = notification.payload.get("group_labels", {})
+    return int(
+        tell(policy_id=notification.policy_id, level=notification.level, labels=labels, lines=lines, now=now)
+        is not None
+    )

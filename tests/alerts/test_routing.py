@@ -1,0 +1,92 @@
+"""What Alertmanager is told: routes, timings and inhibitions, judged by its own tool where there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from alerts import alertmanager, routing
+from alerts.models import Level
+from alerts.routing import DEFAULT_TIMINGS, Plan, Timing
+from tests import builders
+
+
+def config(*plans: Plan) -> dict[str, Any]:
+    return routing.config(plans, hook_url="http://127.0.0.1:8000/hooks/alertmanager", token_file="/data/hook-token")
+
+
+def routes(*plans: Plan) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = config(*plans)["route"]["routes"]
+    return found
+
+
+USUAL = [Plan(number, level, "rule", DEFAULT_TIMINGS[level]) for number in range(1, 6) for level in Level]
+OWN = Plan(12, "P0", "endpoint", Timing(0, 10, 60))
+
+
+def test_policies_with_the_usual_timings_share_one_route_for_each_level() -> None:
+    assert routes(*USUAL) == routes()
+    assert [route["matchers"] for route in routes()] == [
+        ['alertname="ArkWatchdog"'],
+        ['notify_policy!=""', 'level="P0"'],
+        ['notify_policy!=""', 'level="P1"'],
+        ['notify_policy!=""', 'level="P2"'],
+    ]
+
+
+def test_a_policy_of_its_own_mind_has_a_route_before_the_shared_ones_and_changes_no_other() -> None:
+    own = routes(OWN, *USUAL)
+
+    assert own[1] == {
+        "receiver": "console", "matchers": ['notify_policy="12"', 'level="P0"'],
+        "group_by": ["notify_policy", "level", "project", "ark_endpoint"],
+        "group_wait": "0s", "group_interval": "10s", "repeat_interval": "60s",
+    }  # fmt: skip
+    assert [own[0], *own[2:]] == routes(*USUAL)
+
+
+def test_every_group_says_whose_it_is() -> None:
+    for group_by in routing.GroupBy:
+        for route in routes(dataclasses.replace(OWN, group_by=group_by))[1:]:
+            assert {"notify_policy", "level", "project"} <= set(route["group_by"])
+
+
+def test_what_has_no_policy_is_told_to_nobody() -> None:
+    made = config(*USUAL)
+
+    assert made["route"]["receiver"] == "nobody"
+    assert made["receivers"][0] == {"name": "nobody"}
+
+
+def test_only_what_somebody_is_told_of_holds_others_back() -> None:
+    assert config()["inhibit_rules"] == []
+    told = config(
+        Plan(1, "P0", "rule", DEFAULT_TIMINGS[Level.P0]), Plan(2, "P0", "rule", Timing(0, 9, 9), is_told=False)
+    )
+    by_level, by_cause = told["inhibit_rules"]
+
+    assert by_level["source_matchers"] == ['level="P0"', 'notify_policy=~"1"']
+    assert by_level["target_matchers"] == ['level=~"P1|P2"']
+    assert {"project", "ark_endpoint", "rule_id", "notify_policy"} <= set(by_level["equal"])
+    assert by_cause["source_matchers"][0] == 'alertname="abnormal"'
+    assert by_cause["equal"] == ["notify_policy", "project", "ark_endpoint"]
+
+
+def test_the_same_plans_in_another_order_are_the_same_text() -> None:
+    assert routing.text(config(*USUAL, OWN)) == routing.text(config(OWN, *reversed(USUAL)))
+
+
+@pytest.mark.django_db
+def test_the_plans_are_those_of_living_policies_in_one_query(django_assert_num_queries: Any) -> None:
+    people = builders.contact_group(builders.contact("email"))
+    told = builders.notification_policy(people, level="P0", wait_seconds=0)
+    untold = builders.notification_policy(builders.contact_group(), level="P1")
+    gone = builders.notification_policy(builders.contact_group(builders.contact("email", deleted_at=builders.NOW)))
+    builders.notification_policy(people, deleted_at=builders.NOW)
+    with django_assert_num_queries(1):
+        plans = alertmanager.plans()
+
+    assert [(plan.policy_id, plan.is_told) for plan in plans] == [(told.pk, True), (untold.pk, False), (gone.pk, False)]
+    assert plans[0].timing == Timing(0, 60, 3600)
