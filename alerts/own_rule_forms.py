@@ -114,7 +114,7 @@ class OwnRuleForm(LevelsForm):
     )
     unit = forms.CharField(
         label=gettext_lazy("Unit"), required=False, max_length=rule_services.MAX_UNIT,
-        widget=forms.TextInput(attrs={"autocomplete": "off"}), help_text=gettext_lazy("Shown with the value, such as % or s."),
+        widget=forms.TextInput(attrs={"autocomplete": "off"}), help_text=gettext_lazy("Shown with the value: s, ms or %"),
     )  # fmt: skip
     text_en = forms.CharField(
         label=gettext_lazy("Text of the message, in English"), required=False, max_length=rule_services.MAX_TEXT,

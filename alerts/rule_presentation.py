@@ -152,7 +152,7 @@ def _standing(rule: Rule, group: RuleGroup, events: Sequence[AlertEvent]) -> tup
     firing = [event for event in events if event.phase == Phase.FIRING]
     if firing:
         words = {"n": len(firing), "level": firing[0].level}
-        return "ark-dot-bad", ngettext("Firing, %(level)s", "%(n)d firing, %(level)s", len(firing)) % words, ""
+        return "ark-dot-bad", ngettext("%(n)d firing, %(level)s", "%(n)d firing, %(level)s", len(firing)) % words, ""
     if not (group.is_enabled and rule.is_enabled):
         return "ark-dot-idle", _("Off"), ""
     if rule.health == "err":

@@ -18,7 +18,17 @@ from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServ
 from tests.stack import Stack
 
 # They read no table of ours, or read it as any database would: a second run on SQLite says nothing new.
-RUN_ONCE = {"gateway", "demo"}
+RUN_ONCE = {
+    *(
+        "gateway",
+        "demo",
+        "test_channels.py",
+        "test_email_and_phone.py",
+        "test_all_channels_at_once.py",
+        "test_promql.py",
+    ),
+    *("test_templates.py", "test_sync.py", "test_installation.py", "test_alertmanager.py", "test_prometheus.py"),
+}
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -47,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             item.add_marker(pytest.mark.stack)
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
-        if item.path.parent.name in RUN_ONCE:
+        if {item.path.name, item.path.parent.name} & RUN_ONCE:
             item.add_marker(pytest.mark.once)
     yield
     items.sort(key=_place)

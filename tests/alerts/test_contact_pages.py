@@ -376,7 +376,7 @@ def test_a_group_is_made_and_says_who_is_reached_by_nothing(owner: User) -> None
     client.post("/alerts/groups/create", {"name": "Shift", "contacts": [ann.pk, bob.pk]})
     group = ContactGroup.objects.get()
     page = page_of(client, "/alerts/groups")
-    assert "Bob is reached by nothing" in page
+    assert "1 of 2 (Bob) is reached by nothing" in page
     client.post(f"/alerts/groups/{group.pk}/edit", {"name": "Day shift", "contacts": [ann.pk]})
     assert [each.name for each in group.contacts.all()] == ["Ann"]
     policy = builders.notification_policy(group, name="Nights")

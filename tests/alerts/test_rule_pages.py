@@ -264,7 +264,7 @@ def test_a_firing_rule_leads_to_its_event(endpoint: Endpoint, reader: User) -> N
         rule=group.rules.get(key="error_rate"), endpoint_id=endpoint.pk, project=endpoint.project, level="P0"
     )
     html = signed_in(reader).get(page(group)).content.decode()
-    assert "Firing, P0" in html
+    assert "1 firing, P0" in html
     assert event.get_absolute_url() in html
     assert page(group, "rule_group_edit") not in html
 
