@@ -94,6 +94,17 @@ def text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 
+def rendering() -> str:
+    """A hash that changes when the same rows would be rendered otherwise: by other settings, or by newer code."""
+    levels = [LevelRule("P0", 1, 60)]
+    sample = RuleSpec(
+        id="1", alertname="sample", title="sample", expression="sum(rate(ark_api_proxy_request_total[5m]))", comparator=">",
+        levels=levels, labels={"team": "sample"}, is_ours=True,
+    )  # fmt: skip
+    content = render(GroupSpec(id="1", project="sample", endpoint="sample", policy="1", rules=[sample])) or {}
+    return hashlib.sha256(text(content).encode()).hexdigest()[:12]
+
+
 def file_name(group_id: int | str) -> str:
     """The name of a group's file, inside the folder of rules."""
     return f"{PREFIX}{group_id}{SUFFIX}"

@@ -40,6 +40,8 @@ CHECKED_AT_ONCE = 250
 LOCK, NEW, BEFORE, RELOADED = ".sync.lock", ".new", ".before", ".reloaded"
 READ_BACK = "rules.read_back"
 """A pulse: when what is loaded was last looked at."""
+COMPARED = "rules.compared"
+"""A pulse: when all groups were last compared with their files, and (its text) how they are rendered there."""
 
 
 class Waits(StrEnum):
@@ -77,7 +79,7 @@ def folder() -> Path | None:
 
 
 def is_owed(*, now: datetime) -> bool:
-    """Whether `sync` has anything to do. Two short queries; asks nobody outside."""
+    """Whether `sync` has anything to do. A few short queries; asks nobody outside."""
     if not installation.look().url:
         return False
     place = folder()
@@ -85,6 +87,7 @@ def is_owed(*, now: datetime) -> bool:
         RuleGroup.objects.filter(sync_state=SyncState.PENDING).exists()
         or _is_unfinished(place)
         or _read(place / rules.OPERATORS_FILE) != _operators()
+        or _owes_everything(place)
     ):
         return True
     seen = Pulse.objects.filter(pk=READ_BACK).values_list("at", flat=True).first()
@@ -95,7 +98,8 @@ def is_owed(*, now: datetime) -> bool:
 def sync(*, now: datetime, everything: bool = False, ruler: Ruler | None = None) -> Outcome:
     """Bring what is on its way to Prometheus, and read back what became of it.
 
-    `everything` compares all groups with their files, and removes files of groups that are gone.
+    `everything` compares all groups with their files, and removes files of groups that are gone. It happens by itself
+    where it is owed (`owe_everything`), and where rules are rendered otherwise than in the files that there are.
     """
     ruler = ruler or Prometheus()
     retire(now=now)
@@ -109,12 +113,34 @@ def sync(*, now: datetime, everything: bool = False, ruler: Ruler | None = None)
                     return Outcome(retry_seconds=1.0, is_busy=True)
                 if not everything and (left := _seconds_left(place)) > 0:
                     return Outcome(retry_seconds=left)
+                everything = everything or _owes_everything(place)
                 outcome = _Run(place, ruler).run(everything=everything)
+                if everything:
+                    _pulse(COMPARED, now=now, text=_rendering(place))
         except OSError as error:
             return _wait(f"{error.filename or place}: {error.strerror}")
     with contextlib.suppress(Trouble):
         read_back(now=now, ruler=ruler)
     return outcome
+
+
+def owe_everything() -> None:
+    """Have the next run compare everything: after a start, the database or the folder may be another one."""
+    Pulse.objects.filter(pk=COMPARED).delete()
+
+
+def _owes_everything(place: Path) -> bool:
+    return not Pulse.objects.filter(pk=COMPARED, text=_rendering(place)).exists()
+
+
+def _rendering(place: Path) -> str:
+    """What changes with the settings and the code that render rules, and with the folder."""
+    return f"{rules.rendering()} {place}"
+
+
+def _pulse(name: str, *, now: datetime, text: str = "") -> None:
+    values = {"at": now, "text": text}
+    Pulse.objects.update_or_create(pk=name, defaults=values, create_defaults={**values, "since": now})
 
 
 def retire(*, now: datetime) -> int:
@@ -357,7 +383,7 @@ def _set(group: RuleGroup, state: str, message: str) -> None:
 def read_back(*, now: datetime, ruler: Ruler | None = None) -> None:
     """Write down what Prometheus says of its rules: loaded or not, evaluated well or why not. Raises `ruler.Trouble`."""
     loaded = (ruler or Prometheus()).loaded()
-    Pulse.objects.update_or_create(pk=READ_BACK, defaults={"at": now}, create_defaults={"at": now, "since": now})
+    _pulse(READ_BACK, now=now)
     groups = RuleGroup.objects.filter(deleted_at__isnull=True, is_enabled=True).prefetch_related("rules")
     healths: dict[tuple[str, str], list[int]] = {}
     for group in groups.order_by("pk"):

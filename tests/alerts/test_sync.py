@@ -339,6 +339,28 @@ def test_comparing_everything_sets_right_what_somebody_did_to_the_folder(place: 
     assert (place / "mine.yml").exists()
 
 
+def test_a_start_and_other_settings_owe_a_comparison_of_everything(place: Path, ruler: Ruler, settings: Any) -> None:
+    group = group_of()
+    sync.sync(now=NOW, ruler=ruler)
+    # A database from before the group of this file, or a folder from a backup.
+    (place / rules.file_name(group.pk)).unlink()
+    (place / rules.file_name(999_999)).write_text("{}")
+    assert not sync.is_owed(now=NOW)
+    sync.owe_everything()
+    assert sync.is_owed(now=NOW)
+    soon(place)
+    sync.sync(now=NOW, ruler=ruler)
+    assert files(place) == {rules.file_name(group.pk)}
+    assert not sync.is_owed(now=NOW)
+
+    settings.ALERT_KEEP_FIRING_SECONDS += 60
+    assert sync.is_owed(now=NOW)
+    soon(place)
+    sync.sync(now=NOW, ruler=ruler)
+    assert f'"{settings.ALERT_KEEP_FIRING_SECONDS}s"' in (place / rules.file_name(group.pk)).read_text()
+    assert not sync.is_owed(now=NOW)
+
+
 def test_what_is_loaded_is_looked_at_every_half_minute(ruler: Ruler) -> None:
     assert sync.is_owed(now=NOW), "the installation's own rules are not there yet"
     sync.sync(now=NOW, ruler=ruler)

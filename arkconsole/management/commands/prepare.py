@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
-from alerts import alertmanager, installation
+from alerts import alertmanager, installation, sync
 from arkconsole.data_dir import DataDir
 from arkconsole.supervisor import UpError
 from monitoring import config
@@ -31,6 +31,7 @@ class Command(BaseCommand):
         except OperationalError as error:
             raise CommandError(f"The database of DATABASE_URL does not answer: {str(error).splitlines()[0]}") from None
         call_command("bootstrap")
+        sync.owe_everything()
         try:
             data = DataDir(Path(settings.DATA_DIR))
             data.ensure_secrets()
