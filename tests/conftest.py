@@ -28,7 +28,14 @@ RUN_ONCE = {
         "test_promql.py",
     ),
     *("test_templates.py", "test_sync.py", "test_installation.py", "test_alertmanager.py", "test_prometheus.py"),
-    *("pages", "test_contact_pages.py", "test_event_pages.py", "test_rule_pages.py", "test_keys_page.py", "test_admin.py"),
+    *(
+        "pages",
+        "test_contact_pages.py",
+        "test_event_pages.py",
+        "test_rule_pages.py",
+        "test_keys_page.py",
+        "test_admin.py",
+    ),
 }
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
