@@ -290,6 +290,7 @@ _TROUBLES: dict[type[outbound.OutboundError], Trouble] = {
     outbound.Unreachable: Trouble.UNREACHABLE,
     outbound.TlsFailed: Trouble.TLS,
     outbound.TimedOut: Trouble.TIMEOUT,
+    outbound.NeverConnected: Trouble.TIMEOUT,
     outbound.TooLarge: Trouble.TOO_LARGE,
     outbound.Broken: Trouble.BROKEN,
 }
