@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from alerts import messages
+from alerts import messages, promql
 from alerts.models import AlertEvent
 from monitoring import figures, installation, prometheus, services
 from monitoring.filters import KEPT, Grid, step_for
@@ -72,7 +72,7 @@ def chart(
     }
     if why := _why_none(event, now=now):
         return {**answer, "message": why, "time": []}
-    curve = (left_side(event.expression), grid)
+    curve = (_expression(event), grid)
     states = (_servers_query(servers or {}), grid)
     try:
         answers = prometheus.fetch([curve, states] if servers else [curve])
@@ -100,6 +100,18 @@ def _why_none(event: AlertEvent, *, now: datetime) -> str:
     if now - event.starts_at > KEPT:
         return _("Figures are kept for 15 days; this event is older.")
     return ""
+
+
+def _expression(event: AlertEvent) -> str:
+    """The curve's PromQL; of a rule for a whole project, that of the event's endpoint alone where this can be asked for."""
+    left = left_side(event.expression)
+    if not (event.project_id and event.endpoint_id):
+        return left
+    try:
+        return promql.confine(left, project=event.project_id, endpoint=event.endpoint_id)
+    except promql.Invalid:
+        # Not one of ours, or it chooses endpoints by itself: the series that fired is picked from the answer.
+        return left
 
 
 def _grid(event: AlertEvent, *, now: datetime) -> Grid:

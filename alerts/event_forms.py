@@ -12,9 +12,8 @@ from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from alerts import templates
+from alerts import rule_forms, templates
 from alerts.models import AlertEvent, Level, Rule
-from endpoints.models import Endpoint
 from iam.models import Project
 
 SPANS = {"1h": timedelta(hours=1), "4h": timedelta(hours=4)}
@@ -142,8 +141,7 @@ class SilenceForm(_Refusing):
 
     def __init__(self, *args: Any, project: Project, rules: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        endpoints = Endpoint.objects.alive().filter(project=project).order_by("name", "pk").values_list("pk", "name")
-        self._offer("endpoint", _("All endpoints"), list(endpoints[:1000]))
+        rule_forms.offer_endpoints(self, _("All endpoints"), project=project)
         self._offer("rule", _("All rules"), sorted(rules.items(), key=lambda each: each[1]))
 
     def _offer(self, name: str, every: str, choices: Sequence[tuple[str, str]]) -> None:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from alerts import actions, event_chart, event_forms, event_queries, event_services, installation, silences
+from alerts import actions, event_chart, event_forms, event_queries, event_services, installation, rule_forms, silences
 from alerts import event_presentation as presentation
 from alerts.models import AlertEvent, Silence
 from common import htmx
@@ -315,10 +315,14 @@ def silence_list(request: ConsoleRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def silence_create(request: ConsoleRequest) -> HttpResponse:
     """A silence of its own, also for the same hours each week."""
-    by, now, project = actor_of(request), timezone.now(), request.project
+    by, now, project = actor_of(request), timezone.now(), _project(request)
     by.require(actions.CREATE_SILENCE, project)
     rules = event_forms.rules_of(project)
     if request.method == "GET":
+        asked = request.GET.get("endpoint", "")
+        if asked and not rule_forms.is_endpoint(asked, project):
+            # The form would show "all endpoints" instead, and silence what nobody meant.
+            raise Http404
         initial = event_forms.SilenceForm.started(request.GET.dict(), now=now)
         form = event_forms.SilenceForm(initial=initial, project=project, rules=rules)
     else:

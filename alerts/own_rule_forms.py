@@ -15,17 +15,15 @@ from alerts import promql, rule_services
 from alerts.metrics import AGGREGATIONS, METRICS, Metric
 from alerts.models import Rule
 from alerts.promql import FILTER_OPS, Invalid, MetricForm
-from alerts.rule_forms import LevelsForm, PolicyForm
+from alerts.rule_forms import LevelsForm, PolicyForm, offer_endpoints
 from alerts.rule_services import OwnRule
 from alerts.templates import COMPARATORS, LevelRule
 from common.errors import DomainError
-from endpoints.models import Endpoint
 from iam.models import Project
 
 WINDOWS = (60, 300, 600, 900, 3600, 21_600, 86_400)
 LEAST_ROWS = 3
 """Rows for filters that stand there to be filled in, with and without a script."""
-MAX_CHOICES = 1_000
 WHERE = {"window_seconds": "window", "filters": "metric", "texts": "text_en", "levels": None}
 """Fields of the services by the fields of the form that they are shown at."""
 
@@ -40,11 +38,7 @@ class WatchForm(PolicyForm):
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, project=project, **kwargs)
-        rows = Endpoint.objects.alive().filter(project=project).order_by("name", "pk").values_list("pk", "name")
-        found = list(rows[:MAX_CHOICES])
-        field = self.fields["endpoint"]
-        assert isinstance(field, forms.ChoiceField)
-        field.choices = [("", _("Every endpoint of the project")), *((pk, f"{name} ({pk})") for pk, name in found)]
+        offer_endpoints(self, _("Every endpoint of the project"), project=project)
 
 
 def _metrics() -> list[tuple[str, str]]:

@@ -57,7 +57,11 @@ def rule_create(request: ConsoleRequest) -> HttpResponse:
     project = _project(request)
     actor_of(request).require(actions.CREATE_RULE_GROUP, project)
     data = request.POST if request.method == "POST" else None
-    usual = {"endpoint": request.GET.get("endpoint", ""), "policy": rule_forms.usual_policy(project)}
+    asked = request.GET.get("endpoint", "")
+    if asked and not rule_forms.is_endpoint(asked, project):
+        # The form would show "every endpoint" instead, which nobody asked for.
+        raise Http404
+    usual = {"endpoint": asked, "policy": rule_forms.usual_policy(project)}
     head = WatchForm(data, project=project, initial=usual)
     return _page(request, Place(project, head=head))
 

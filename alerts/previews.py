@@ -12,12 +12,14 @@ from django.utils.translation import gettext as _
 
 from alerts.messages import figure
 from alerts.templates import LevelRule
-from monitoring import prometheus
+from monitoring import figures, prometheus
 from monitoring.filters import Grid
-from monitoring.prometheus import Series, Trouble
+from monitoring.prometheus import Kind, Series, Trouble
 
 STEP = 60
 DAY = 86_400
+MOST_SERIES = 20
+"""Of an expression that has more series than can be drawn."""
 
 HOLDS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
@@ -63,7 +65,9 @@ class Preview:
     def sentence(self) -> str:
         """Now, in the reader's language: "Now: 3.1, would not fire"."""
         if self.trouble is not None:
-            return _("Prometheus does not answer, so there is no preview.")
+            if self.trouble.kind == Kind.UNREACHABLE:
+                return _("Prometheus does not answer, so there is no preview.")
+            return figures.sentence(self.trouble)
         if self.worst is None:
             return _("Now: no data, would not fire.")
         value = figure(self.worst, self.unit)
@@ -78,7 +82,7 @@ def look(expression: str, *, comparator: str, levels: Sequence[LevelRule], unit:
     grid = Grid(end - DAY, end, STEP)
     try:
         samples = prometheus.instant(expression)
-        series = prometheus.fetch([(expression, grid)])[expression, grid]
+        series = _last_day(expression, grid, comparator)
     except Trouble as error:
         return Preview(expression, comparator, levels, unit, trouble=error)
     values = [sample.value for sample in samples if sample.value == sample.value]
@@ -88,6 +92,18 @@ def look(expression: str, *, comparator: str, levels: Sequence[LevelRule], unit:
         expression, comparator, levels, unit, values=values, level=level, times=grid.times, series=series,
         fired=[span for each in series for span in fired(each.values, grid.times, comparator, levels)],
     )  # fmt: skip
+
+
+def _last_day(expression: str, grid: Grid, comparator: str) -> Sequence[Series]:
+    """All series; of more than can be had, those that are nearest to firing or furthest over at each moment."""
+    try:
+        return prometheus.fetch([(expression, grid)])[expression, grid]
+    except Trouble as error:
+        if error.kind != Kind.TOO_MUCH:
+            raise
+    worst = "bottomk" if comparator in ("<", "<=") else "topk"
+    few = f"{worst}({MOST_SERIES}, {expression})"
+    return prometheus.fetch([(few, grid)])[few, grid]
 
 
 def fired(

@@ -14,7 +14,28 @@ from alerts.models import Level, NotificationPolicy, Rule
 from alerts.promql import MetricForm
 from alerts.rule_services import OwnRule, RuleChange
 from alerts.templates import FOR_SECONDS, LevelRule
+from endpoints.models import Endpoint
 from iam.models import Project
+
+MAX_CHOICES = 1_000
+"""Endpoints that a select offers; one that is asked for by its id is among them wherever it stands."""
+
+
+def is_endpoint(pk: str, project: Project) -> bool:
+    """Whether the project has this living endpoint."""
+    return pk.isprintable() and Endpoint.objects.alive().filter(project=project, pk=pk).exists()
+
+
+def offer_endpoints(form: forms.Form, every: str, *, project: Project) -> None:
+    """Fill the select `endpoint`; `every` stands for none. Whatever is chosen is judged by the project, not by the list."""
+    field = form.fields["endpoint"]
+    assert isinstance(field, forms.ChoiceField)
+    rows = Endpoint.objects.alive().filter(project=project).order_by("name", "pk").values_list("pk", "name")
+    found = list(rows[:MAX_CHOICES])
+    asked = str((form.data if form.is_bound else form.initial).get("endpoint") or "")
+    if asked and asked.isprintable() and asked not in dict(found):
+        found += rows.filter(pk=asked)
+    field.choices = [("", every), *((pk, f"{name} ({pk})") for pk, name in found)]
 
 
 def plain(value: float) -> str:

@@ -302,7 +302,8 @@ def create_own_group(
         by.require(actions.CREATE_RULE_GROUP, endpoint or project)
         if endpoint is not None and endpoint.project_id != project.pk:
             raise DomainError(_("This endpoint belongs to another project."), field="endpoint")
-        if RuleGroup.objects.filter(project=project, deleted_at__isnull=True).count() >= MAX_GROUPS:
+        own = RuleGroup.objects.filter(project=project, template_id="", deleted_at__isnull=True)
+        if own.count() >= MAX_GROUPS:
             raise DomainError(_("A project has at most %(count)d rule groups.") % {"count": MAX_GROUPS})
         group = RuleGroup(
             project=project, endpoint_id=endpoint.pk if endpoint else "", name=_clean_name(name),

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import translation
 
-from alerts import actions, previews, rule_services, sync, templates
+from alerts import actions, previews, rule_forms, rule_services, sync, templates
 from alerts.models import Rule, RuleGroup, SyncState
 from alerts.previews import Preview
 from alerts.rule_services import OwnRule
@@ -411,6 +411,24 @@ def test_a_rule_of_a_metric(endpoint: Endpoint, editor: User) -> None:
     late = browser.post(edit, FILLED | {"revision": "0"})
     assert late.status_code == 422
     assert "Somebody else has changed this rule group." in late.content.decode()
+
+
+def test_the_endpoint_that_was_asked_for_is_chosen_wherever_it_stands_in_the_list(
+    endpoint: Endpoint, editor: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rule_forms, "MAX_CHOICES", 1)
+    builders.endpoint(project=endpoint.project, name="aaa")
+    browser = signed_in(editor)
+    html = browser.get(CREATE, {"endpoint": endpoint.pk}).content.decode()
+    assert f'<option value="{endpoint.pk}" selected' in html
+    browser.post(CREATE, FILLED | {"endpoint": endpoint.pk})
+    assert RuleGroup.objects.get().endpoint_id == endpoint.pk
+
+    elsewhere = builders.endpoint(project=builders.project("elsewhere"))
+    for pk in (elsewhere.pk, "ep-none", "\x00"):
+        assert browser.get(CREATE, {"endpoint": pk}).status_code == 404
+        assert browser.post(CREATE, FILLED | {"endpoint": pk}).status_code == 422
+    assert RuleGroup.objects.count() == 1
 
 
 @pytest.mark.parametrize(

@@ -431,6 +431,43 @@ def test_without_prometheus_the_preview_says_so(monkeypatch: pytest.MonkeyPatch)
     assert found.sentence == "Prometheus does not answer, so there is no preview."
 
 
+def test_of_too_many_series_the_worst_are_looked_at(said: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    said[:] = [6.0]
+    asked: list[str] = []
+
+    def fetch(asks: Any) -> dict[Any, list[Series]]:
+        [(query, grid)] = asks
+        asked.append(query)
+        if not query.startswith("topk(20, "):
+            raise Trouble(Kind.TOO_MUCH, "120 series")
+        return {asks[0]: [Series({}, [7.0] * len(grid.times))]}
+
+    monkeypatch.setattr(prometheus, "fetch", fetch)
+    found = preview()
+    assert found.sentence == "Now: 6, would fire as P1."
+    assert len(found.series) == 1
+    assert asked[1] == f"topk(20, {asked[0]})"
+
+
+def test_what_is_wrong_with_prometheus_is_said_of_the_preview(
+    said: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(asks: Any) -> None:
+        raise Trouble(Kind.TOO_MUCH, "120 series")
+
+    monkeypatch.setattr(prometheus, "fetch", fetch)
+    assert preview().sentence == "Prometheus has more series than can be drawn (120 series)."
+
+
+def test_groups_of_templates_leave_room_for_own_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rule_services, "MAX_GROUPS", 1)
+    project = builders.project("default")
+    builders.rule_group(project=project, template_id="llm", endpoint_id="ep-1")
+    assert group_of()
+    with pytest.raises(DomainError, match="at most 1 rule groups"):
+        group_of()
+
+
 @pytest.mark.parametrize(
     ("values", "seconds", "keep", "spans"),
     [
