@@ -14,12 +14,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from alerts import channels, messages
 from alerts.channels.base import Answer, Message, Outcome
-from alerts.models import LEASE, ContactMethod, Delivery, Level, MethodKind, Notification, Phase, SendMark
+from alerts.models import (
+    LEASE,
+    AlertEvent,
+    ContactMethod,
+    Delivery,
+    Level,
+    MethodKind,
+    Notification,
+    Phase,
+    SendMark,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +142,7 @@ def _claim(seen: Delivery, *, now: datetime) -> tuple[Claim | None, bool]:
     with transaction.atomic():
         method = _locked(seen.method_id)
         if method is None or (why := _why_not(seen, method)):
-            settled = _settle_unsent(seen, "deleted" if method is None else why, method)
+            settled = _settle_unsent(seen, "deleted" if method is None else why, method, now=now)
             return None, settled
         if seen.state == State.SENDING and seen.may_repeat:
             return None, _update(seen, state=State.FAILED, next_at=None, answer_code="lost") > 0
@@ -196,21 +206,27 @@ def _why_not(delivery: Delivery, method: ContactMethod) -> str:
         notification = delivery.notification
         if notification.level != Level.P0:
             return "level"
-        if notification.status == Notification.Status.FIRING and _is_over(notification):
+        if notification.status == Notification.Status.FIRING and _is_over(delivery):
             # Nobody is rung up about what has ended by itself while the number had to be left in peace.
             return "over"
     return ""
 
 
-def _is_over(notification: Notification) -> bool:
-    events = notification.events
-    return events.exists() and not events.exclude(phase=Phase.RESOLVED).exists()
+def _is_over(delivery: Delivery) -> bool:
+    """Whether all that it tells of has ended, also what was put into it since."""
+    tells = Notification.objects.filter(Q(deliveries=delivery) | Q(deliveries__digested_into=delivery))
+    goes_on = AlertEvent.objects.filter(notifications=OuterRef("pk")).exclude(phase=Phase.RESOLVED)
+    return not tells.filter(Exists(goes_on) | Q(events=None)).exists()
 
 
-def _settle_unsent(seen: Delivery, why: str, method: ContactMethod | None) -> bool:
+def _settle_unsent(seen: Delivery, why: str, method: ContactMethod | None, *, now: datetime) -> bool:
     text = channels.missing(method.kind) if method is not None and why == "not_set_up" else ""
     state = State.FAILED if seen.state == State.SENDING else State.SKIPPED
-    return _update(seen, state=state, next_at=None, answer_code=why, answer_text=text[:_TEXT]) > 0
+    if not _update(seen, state=state, next_at=None, answer_code=why, answer_text=text[:_TEXT]):
+        return False
+    # What was to go with it goes by itself, or has reasons of its own not to.
+    seen.digested.filter(state=State.DIGESTED).update(state=State.QUEUED, digested_into=None, next_at=now)
+    return True
 
 
 def _gather(head: Delivery, method: ContactMethod) -> None:

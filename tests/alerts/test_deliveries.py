@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -405,11 +406,27 @@ def test_a_digest_that_fails_is_tried_again_as_the_same_digest(clock: Clock) -> 
     assert "2 messages in one" in wecom.taken[-1].json["markdown"]["content"]
 
 
-def test_a_phone_rings_once_a_minute_and_never_for_what_is_over(clock: Clock, settings: Settings) -> None:
+@contextmanager
+def phone_calls(clock: Clock, settings: Settings) -> Iterator[fakes.Aliyun]:
     with fakes.running(fakes.Aliyun(clock.timestamp)) as aliyun:
         settings.ALERT_PHONE_PROVIDER, settings.ALERT_PHONE_URL = "aliyun", aliyun.url
         settings.ALERT_PHONE_KEY, settings.ALERT_PHONE_SECRET = aliyun.key, aliyun.secret
         settings.ALERT_PHONE_TEMPLATE = "TTS_1001"
+        yield aliyun
+
+
+def _digest_that_waits(clock: Clock) -> list[Delivery]:
+    """Two calls that became one, which could not be made yet and is due in a minute."""
+    method = method_of("phone", "+8613800001111")
+    head, other = queued(method, level="P0"), queued(method, level="P0")
+    Delivery.objects.filter(pk=head.pk).update(attempts=1, next_at=clock() + timedelta(seconds=60))
+    Delivery.objects.filter(pk=other.pk).update(state="digested", digested_into=head, next_at=None)
+    clock.pass_(60)
+    return [head, other]
+
+
+def test_a_phone_rings_once_a_minute_and_never_for_what_is_over(clock: Clock, settings: Settings) -> None:
+    with phone_calls(clock, settings) as aliyun:
         method = method_of("phone", "+8613800001111")
         first, second = queued(method, level="P0"), queued(method, level="P0")
         run(clock)
@@ -424,6 +441,44 @@ def test_a_phone_rings_once_a_minute_and_never_for_what_is_over(clock: Clock, se
     found = {row.pk: (row.state, row.answer_code) for row in Delivery.objects.all()}
     assert found == {first.pk: ("sent", "OK"), second.pk: ("skipped", "over"), third.pk: ("skipped", "level")}
     assert len(aliyun.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("over", "states"),
+    [
+        ((0,), ["sent", "digested"]),
+        ((0, 1), ["skipped", "skipped"]),
+    ],
+)
+def test_a_call_about_several_is_over_when_all_of_them_are(
+    clock: Clock, settings: Settings, over: tuple[int, ...], states: list[str]
+) -> None:
+    with phone_calls(clock, settings):
+        rows = _digest_that_waits(clock)
+        for position in over:
+            rows[position].notification.events.update(phase="resolved", ends_at=NOW)
+        run(clock)
+        clock.pass_(60)
+        run(clock)
+
+    found = [Delivery.objects.get(pk=row.pk) for row in rows]
+    assert [row.state for row in found] == states
+    assert {row.answer_code for row in found if row.state == "skipped"} <= {"over"}
+
+
+def test_what_was_to_go_with_one_that_is_not_sent_goes_by_itself(clock: Clock) -> None:
+    with fakes.running(fakes.WeCom(clock.timestamp)) as wecom:
+        method = method_of("wecom", wecom.url)
+        head, *others = [queued(method) for _ in range(3)]
+        Delivery.objects.filter(pk__in=[row.pk for row in others]).update(
+            state="digested", digested_into=head, next_at=None
+        )
+        assert deliveries._settle_unsent(head, "over", method, now=NOW)
+        run(clock)
+
+    assert [Delivery.objects.get(pk=row.pk).state for row in (head, *others)] == ["skipped", "sent", "sent"]
+    assert len(wecom.taken) == 2
+    assert not Delivery.objects.exclude(digested_into=None).exists()
 
 
 @pytest.mark.parametrize(("calls", "seconds", "free_after"), [(1, 60, 60), (5, 3600, 3600), (20, 86_400, 86_400)])
