@@ -23,8 +23,8 @@ import httpx
 from django.conf import settings
 from django.db.models import Exists, OuterRef
 
-from alerts import installation, reports, routing, silences
-from alerts.models import ContactGroup, PolicyLevel, Pulse, Silence, SyncState
+from alerts import channels, installation, reports, routing, silences
+from alerts.models import ContactMethod, Level, MethodKind, PolicyLevel, Pulse, Silence, SyncState
 from alerts.routing import Plan, Timing
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,12 @@ class Refused(Trouble):
 
 def plans() -> list[Plan]:
     """Every level of every policy; one query."""
-    people = ContactGroup.objects.filter(
-        policy_levels=OuterRef("pk"), deleted_at__isnull=True, contacts__deleted_at__isnull=True
-    ).exclude(contacts=None)
+    methods = ContactMethod.objects.receiving().filter(
+        contact__groups__policy_levels=OuterRef("pk"), contact__groups__deleted_at__isnull=True
+    )
+    by_kind = {f"has_{kind}": Exists(methods.filter(kind=kind)) for kind in MethodKind.values}
     rows = (
-        PolicyLevel.objects.filter(policy__deleted_at__isnull=True)
-        .annotate(has_people=Exists(people))
-        .order_by("policy_id", "level")
+        PolicyLevel.objects.filter(policy__deleted_at__isnull=True).annotate(**by_kind).order_by("policy_id", "level")
     )
     return [
         Plan(
@@ -69,10 +68,14 @@ def plans() -> list[Plan]:
             row.level,
             row.group_by,
             Timing(row.wait_seconds, row.interval_seconds, row.repeat_seconds),
-            is_told=bool(row.has_people and row.kinds),
+            is_told=any(getattr(row, f"has_{kind}", False) and _is_sent(kind, row.level) for kind in row.kinds),
         )
         for row in rows
     ]
+
+
+def _is_sent(kind: str, level: str) -> bool:
+    return channels.is_set_up(kind) and (kind != MethodKind.PHONE or level == Level.P0)
 
 
 def wanted() -> str:

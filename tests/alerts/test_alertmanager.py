@@ -38,6 +38,8 @@ def here(server: AlertmanagerServer, settings: Any) -> AlertmanagerServer:
     program = alertmanager_binary()
     assert program is not None
     settings.ALERTMANAGER_URL = server.url
+    # Only what somebody can be told of holds anything back.
+    settings.EMAIL_URL = "smtp://127.0.0.1"
     settings.ALERTMANAGER_CONFIG = str(server.config_path)
     settings.AMTOOL_BIN = str(program.with_name("amtool"))
     return server

@@ -79,7 +79,8 @@ def test_the_same_plans_in_another_order_are_the_same_text() -> None:
 
 
 @pytest.mark.django_db
-def test_the_plans_are_those_of_living_policies_in_one_query(django_assert_num_queries: Any) -> None:
+def test_the_plans_are_those_of_living_policies_in_one_query(django_assert_num_queries: Any, settings: Any) -> None:
+    settings.EMAIL_URL = "smtp://127.0.0.1"
     people = builders.contact_group(builders.contact("email"))
     told = builders.notification_policy(people, level="P0", wait_seconds=0)
     untold = builders.notification_policy(builders.contact_group(), level="P1")
@@ -90,3 +91,32 @@ def test_the_plans_are_those_of_living_policies_in_one_query(django_assert_num_q
 
     assert [(plan.policy_id, plan.is_told) for plan in plans] == [(told.pk, True), (untold.pk, False), (gone.pk, False)]
     assert plans[0].timing == Timing(0, 60, 3600)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("kind", "values", "kinds", "level", "is_told"),
+    [
+        ("email", {}, ["webhook", "email"], "P0", True),
+        ("email", {"state": "failing"}, ["email"], "P0", True),
+        ("email", {}, ["webhook"], "P0", False),
+        ("email", {}, [], "P0", False),
+        ("email", {"state": "unverified"}, ["email"], "P0", False),
+        ("email", {"state": "disabled"}, ["email"], "P0", False),
+        ("phone", {}, ["phone"], "P0", False),
+        ("phone", {"has_provider": True}, ["phone"], "P0", True),
+        ("phone", {"has_provider": True}, ["phone"], "P1", False),
+    ],
+)
+def test_who_hears_nothing_speaks_for_nobody(
+    kind: str, values: dict[str, Any], kinds: list[str], level: str, is_told: bool, settings: Any
+) -> None:
+    settings.EMAIL_URL = "smtp://127.0.0.1"
+    if values.pop("has_provider", False):
+        settings.ALERT_PHONE_PROVIDER, settings.ALERT_PHONE_URL = "webhook", "https://phones.example.com"
+        settings.ALERT_PHONE_SECRET = "secret"
+    contact = builders.contact()
+    builders.contact_method(contact=contact, kind=kind, **values)
+    builders.notification_policy(builders.contact_group(contact), kinds=kinds, resolved_kinds=["email"], level=level)
+
+    assert [plan.is_told for plan in alertmanager.plans()] == [is_told]
