@@ -295,12 +295,12 @@ def tell_forgotten(*, now: datetime) -> int:
     """Tell of recoveries that Alertmanager should have told of and did not; how many notifications that made.
 
     It forgets a group whose alerts ended while it was away, or whose route was changed in that moment: people would go
-    on believing that it fires.
+    on believing that it fires. Nor does it tell of the end of what is held back by then: who heard the beginning, before
+    a silence or a worse alert came, hears the end here.
     """
     ended = AlertEvent.objects.filter(
-        phase=Phase.RESOLVED, ends_at__gt=now - FORGOTTEN_WITHIN, ends_at__lt=now - FORGOTTEN_AFTER,
-        is_silenced=False, is_inhibited=False,
-    )  # fmt: skip
+        phase=Phase.RESOLVED, ends_at__gt=now - FORGOTTEN_WITHIN, ends_at__lt=now - FORGOTTEN_AFTER
+    )
     speak = Notification.events.through._default_manager.filter(alertevent__in=ended)
     said = Notification.objects.filter(
         at__gt=now - REMEMBERED, policy__deleted_at__isnull=True, pk__in=speak.values("notification_id")

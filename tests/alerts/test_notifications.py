@@ -325,9 +325,21 @@ def test_a_recovery_that_alertmanager_forgot_is_told_in_the_end(policy: Notifica
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("values", [{"is_silenced": True}, {"is_inhibited": True}])
-def test_what_ended_in_silence_is_not_told(policy: NotificationPolicy, values: dict[str, bool]) -> None:
+def test_who_heard_the_beginning_before_it_was_held_back_hears_the_end(
+    policy: NotificationPolicy, values: dict[str, bool]
+) -> None:
     receive(group(report(policy=policy), policy=policy))
     end_of(AlertEvent.objects.get(), 10, **values)
+
+    assert notifications.tell_forgotten(now=at(16)) == 1
+    assert notifications.tell_forgotten(now=at(16)) == 0
+    assert [note.status for note in Notification.objects.order_by("pk")] == ["firing", "resolved"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("values", [{"is_silenced": True}, {"is_inhibited": True}, {}])
+def test_what_ended_before_anybody_heard_of_it_is_not_told(values: dict[str, bool]) -> None:
+    builders.alert_event(phase="resolved", starts_at=at(0), ends_at=at(10), has_policy=True, **values)
 
     assert notifications.tell_forgotten(now=at(16)) == 0
 
