@@ -5,6 +5,8 @@ A rule that always fires goes all the way; what is heard of it is kept as pulses
 
 from __future__ import annotations
 
+import logging
+import smtplib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,10 +21,13 @@ from alerts import alertmanager, events, installation
 from alerts.models import Pulse, RuleGroup
 from iam.models import User
 
+log = logging.getLogger(__name__)
+
 PATIENCE = timedelta(minutes=4)
 """Prometheus speaks every minute, Alertmanager every thirty seconds: four silent minutes are no accident."""
 CONFIG_PATIENCE = timedelta(minutes=2)
 TELL_AGAIN = timedelta(hours=24)
+TRY_AGAIN = timedelta(minutes=1)
 
 
 class Break(StrEnum):
@@ -118,36 +123,43 @@ def look(*, now: datetime) -> Chain:
 
 
 TOLD_ADMINS = "chain.admins"
-"""A pulse: `text` is the break that the admins were told of; `told_at` when."""
+"""A pulse: `text` is the break that the admins were told of; `told_at` when; `at` when that was last tried."""
 
 
 def tell_admins(*, now: datetime) -> bool:
     """Mail the administrators once when the chain breaks, once a day while it stays so, and when it is whole again.
 
-    Whoever is first to write it down sends it, so that two workers send one mail.
+    Whoever is first to write it down sends it, so that two workers send one mail; what the mail server did not take is
+    written back, and tried again a minute later. True when they were told.
     """
+    to = list(User.objects.filter(is_superuser=True, is_active=True).exclude(email="").values_list("email", flat=True))
+    if not to or not settings.EMAIL_URL:
+        return False
     chain = look(now=now)
-    pulse, _is_new = Pulse.objects.get_or_create(name=TOLD_ADMINS, defaults={"at": now, "since": now})
+    pulse, is_new = Pulse.objects.get_or_create(name=TOLD_ADMINS, defaults={"at": now, "since": now})
     is_news = pulse.text != chain.where
     is_again = chain.is_broken and pulse.told_at is not None and now - pulse.told_at > TELL_AGAIN
-    if not is_news and not is_again:
+    has_just_failed = not is_new and pulse.at != pulse.told_at and abs(now - pulse.at) < TRY_AGAIN
+    if has_just_failed or not (is_news or is_again):
         return False
     claimed = Pulse.objects.filter(pk=TOLD_ADMINS, text=pulse.text, told_at=pulse.told_at).update(
         text=chain.where, told_at=now, at=now
     )
     if not claimed:
         return False
-    _mail(chain)
+    try:
+        _mail(chain, to)
+    except (OSError, smtplib.SMTPException) as error:
+        log.warning("the administrators could not be mailed of the alert chain: %s", error)
+        Pulse.objects.filter(pk=TOLD_ADMINS, text=chain.where, told_at=now).update(
+            text=pulse.text, told_at=pulse.told_at
+        )
+        return False
     return True
 
 
-def _mail(chain: Chain) -> None:
-    to = list(User.objects.filter(is_superuser=True, is_active=True).exclude(email="").values_list("email", flat=True))
-    if not to or not settings.EMAIL_URL:
-        return
+def _mail(chain: Chain, to: list[str]) -> None:
     with override(settings.LANGUAGE_CODE):
         subject = _("The alert chain is broken") if chain.is_broken else _("The alert chain is whole again")
         text = chain.sentence() or _("Alerts are recorded and told again.")
-        send_mail(
-            f"[ArkConsole] {subject}", f"{text}\n\n{settings.CONSOLE_URL}/alerts/\n", None, to, fail_silently=True
-        )
+        send_mail(f"[ArkConsole] {subject}", f"{text}\n\n{settings.CONSOLE_URL}/alerts/\n", None, to)

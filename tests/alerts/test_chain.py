@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import smtplib
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -98,8 +99,63 @@ def test_the_admins_are_mailed_once_when_it_breaks_and_once_when_it_is_whole(set
     assert "whole again" in mail.outbox[1].subject
 
 
+class Deaf:
+    """A mail server that takes nothing until `is_well`."""
+
+    is_well = False
+
+    def __call__(self, *_args: Any, **_values: Any) -> int:
+        if not self.is_well:
+            raise smtplib.SMTPRecipientsRefused({})
+        return 1
+
+
 @pytest.mark.django_db
-def test_it_is_said_again_after_a_day() -> None:
+def test_what_the_mail_server_did_not_take_is_tried_again_after_a_minute(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.EMAIL_URL = "smtp://localhost"
+    builders.user(is_superuser=True, email="admin@example.com")
+    builders.rule_group()
+    server = Deaf()
+    monkeypatch.setattr(chain, "send_mail", server)
+    at = NOW + 10 * MINUTE
+
+    assert not chain.tell_admins(now=at)
+    pulse = Pulse.objects.get(name=chain.TOLD_ADMINS)
+    assert (pulse.text, pulse.told_at) == ("", None)
+    server.is_well = True
+    assert not chain.tell_admins(now=at + MINUTE / 2)
+    assert chain.tell_admins(now=at + MINUTE)
+    assert not chain.tell_admins(now=at + 3 * MINUTE)
+
+    # The end too: who was told of the break is told again only of what is new.
+    server.is_well = False
+    hear(at + 4 * MINUTE, *ALL)
+    assert not chain.tell_admins(now=at + 4 * MINUTE)
+    assert Pulse.objects.get(name=chain.TOLD_ADMINS).told_at == at + MINUTE
+    server.is_well = True
+    assert chain.tell_admins(now=at + 5 * MINUTE)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("url", "address"), [("", "admin@example.com"), ("smtp://localhost", "")])
+def test_without_a_mail_server_or_an_address_nobody_was_told(settings: Any, url: str, address: str) -> None:
+    settings.EMAIL_URL = url
+    admin = builders.user(is_superuser=True, email=address)
+    builders.rule_group()
+    assert not chain.tell_admins(now=NOW + 10 * MINUTE)
+
+    settings.EMAIL_URL = "smtp://localhost"
+    type(admin).objects.update(email="admin@example.com")
+    assert chain.tell_admins(now=NOW + 10 * MINUTE + timedelta(seconds=10))
+    assert len(mail.outbox) == 1
+
+
+@pytest.mark.django_db
+def test_it_is_said_again_after_a_day(settings: Any) -> None:
+    settings.EMAIL_URL = "smtp://localhost"
+    builders.user(is_superuser=True, email="admin@example.com")
     builders.rule_group()
     assert chain.tell_admins(now=NOW + 10 * MINUTE)
     assert not chain.tell_admins(now=NOW + timedelta(hours=24))
