@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import time
 from contextlib import suppress
@@ -74,7 +75,7 @@ class Email:
             connection.send_messages([_written(to, message, connection)])
         except smtplib.SMTPRecipientsRefused as error:
             status, text = next(iter(error.recipients.values()), (550, b""))
-            return answer(_of_recipient(status), status, text=_text(text))
+            return answer(_of_recipient(status, _text(text)), status, text=_text(text))
         except smtplib.SMTPSenderRefused as error:
             return answer(Outcome.OURS, error.smtp_code, "mail_sender", _text(error.smtp_error))
         except smtplib.SMTPResponseException as error:
@@ -91,11 +92,20 @@ class Email:
         return answer(Outcome.OK, 250)
 
 
-def _of_recipient(status: int) -> Outcome:
+# RFC 3463: 5.1.1 is about the address, 5.7.1 about who may send.
+_ENHANCED = re.compile(r"5\.(\d{1,3})\.\d{1,3}\b")
+
+
+def _of_recipient(status: int, text: str) -> Outcome:
     if status < 500:
         return Outcome.RETRY
+    enhanced = _ENHANCED.match(text.lstrip())
+    subject = enhanced[1] if enhanced else ""
+    if subject == "7":
+        # A policy, or a relay that does not know us: every mailbox would be switched off with this one.
+        return Outcome.OURS
     # 550, 551, 553: no such mailbox, moved away, no such name; the rest may be about this mail.
-    return Outcome.REVOKED if status in {550, 551, 553} else Outcome.PERMANENT
+    return Outcome.REVOKED if status in {550, 551, 553} and subject in {"", "1"} else Outcome.PERMANENT
 
 
 def _text(said: bytes | str) -> str:

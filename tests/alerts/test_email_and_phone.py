@@ -69,6 +69,10 @@ def test_a_mail_has_text_and_html_a_thread_and_a_way_out(smtp: fakes.Smtp) -> No
     ("stage", "said", "outcome", "code"),
     [
         ("RCPT", "550 5.1.1 no such user", Outcome.REVOKED, "550"),
+        ("RCPT", "550 no such user", Outcome.REVOKED, "550"),
+        ("RCPT", "550 5.7.1 relaying denied", Outcome.OURS, "550"),
+        ("RCPT", "553 5.7.23 SPF validation failed", Outcome.OURS, "553"),
+        ("RCPT", "550 5.2.1 mailbox takes nothing for now", Outcome.PERMANENT, "550"),
         ("RCPT", "552 mailbox full", Outcome.PERMANENT, "552"),
         ("RCPT", "451 greylisted, come again", Outcome.RETRY, "451"),
         ("MAIL", "553 this sender may not", Outcome.OURS, "mail_sender"),
