@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+from django.db.models import Prefetch
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dates import WEEKDAYS_ABBR
@@ -280,7 +281,8 @@ _DELIVERY_DOTS = {
     Delivery.State.QUEUED: "ark-dot-busy",
     Delivery.State.SENDING: "ark-dot-busy",
     Delivery.State.SENT: "ark-dot-good",
-    Delivery.State.DIGESTED: "ark-dot-good",
+    # Within a summary that is gone: nobody knows any more.
+    Delivery.State.DIGESTED: "ark-dot-idle",
     Delivery.State.FAILED: "ark-dot-bad",
     Delivery.State.SKIPPED: "ark-dot-idle",
 }
@@ -288,16 +290,17 @@ _DELIVERY_DOTS = {
 
 @dataclass(frozen=True)
 class DeliveryLine:
-    """One message to one address: how it went (`facts`, with the answer as it was given), and what to do (`advice`)."""
+    """One message to one address: how it went (`facts`, with the answer as it was given), and what to do (`advice`).
+
+    Of one that became part of a summary, it is the summary that went so.
+    """
 
     delivery: Delivery
+    state: str
     dot: str
     facts: Sequence[str]
     advice: str
-
-    @property
-    def is_waiting(self) -> bool:
-        return self.delivery.state in (Delivery.State.QUEUED, Delivery.State.SENDING)
+    is_waiting: bool
 
 
 @dataclass(frozen=True)
@@ -321,7 +324,8 @@ class Told:
 
 def told(event: AlertEvent) -> Told:
     """Newest first; two queries."""
-    found = list(event.notifications.select_related("policy").prefetch_related("deliveries")[:MOST_NOTIFICATIONS])
+    deliveries = Prefetch("deliveries", Delivery.objects.select_related("digested_into"))
+    found = list(event.notifications.select_related("policy").prefetch_related(deliveries)[:MOST_NOTIFICATIONS])
     shown = [_message(event, notification) for notification in found]
     is_waiting = any(line.is_waiting for message in shown for line in message.lines)
     return Told(shown, "" if shown else _why_nobody(event), is_waiting or event.is_open)
@@ -343,7 +347,9 @@ def _message(event: AlertEvent, notification: Notification) -> Message:
     )
 
 
-def _line(delivery: Delivery) -> DeliveryLine:
+def _line(row: Delivery) -> DeliveryLine:
+    delivery = row.digested_into if row.state == Delivery.State.DIGESTED and row.digested_into else row
+    is_sent = delivery.state == Delivery.State.SENT
     is_waiting = delivery.state in (Delivery.State.QUEUED, Delivery.State.SENDING)
     parts = [
         timezone.localtime(delivery.sent_at).strftime("%Y-%m-%d %H:%M:%S") if delivery.sent_at else "",
@@ -358,12 +364,14 @@ def _line(delivery: Delivery) -> DeliveryLine:
         _("an answer was lost: it may have arrived twice") if delivery.may_repeat else "",
     ]
     return DeliveryLine(
-        delivery=delivery,
+        delivery=row,
+        state=row.get_state_display() if is_sent else delivery.get_state_display(),
         dot=_DELIVERY_DOTS[Delivery.State(delivery.state)],
         facts=[part for part in parts if part],
         advice=_why_skipped(delivery)
         if delivery.state == Delivery.State.SKIPPED
-        else (channels.explain(delivery.kind, delivery.answer_code) if delivery.state != Delivery.State.SENT else ""),
+        else ("" if is_sent else channels.explain(delivery.kind, delivery.answer_code)),
+        is_waiting=is_waiting,
     )
 
 

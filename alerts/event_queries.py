@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -20,8 +20,11 @@ INSTALLATION = "-"
 """Stands for an endpoint where events of the installation itself are meant."""
 SIMILAR_SPAN = timedelta(days=30)
 
-REACHED = (Delivery.State.SENT, Delivery.State.DIGESTED)
-"""States of a delivery that somebody has got."""
+REACHED = Q(notification__deliveries__state=Delivery.State.SENT) | Q(
+    notification__deliveries__state=Delivery.State.DIGESTED,
+    notification__deliveries__digested_into__state=Delivery.State.SENT,
+)
+"""Deliveries that somebody has got: sent, or within a summary that was."""
 
 Told = Notification.events.through
 
@@ -112,16 +115,13 @@ def _marked(rows: AlertEventQuerySet, mark: str) -> AlertEventQuerySet:
 
 
 def _was_told() -> Exists:
-    reached = Told._default_manager.filter(alertevent_id=OuterRef("pk"), notification__deliveries__state__in=REACHED)
-    return Exists(reached)
+    return Exists(Told._default_manager.filter(REACHED, alertevent_id=OuterRef("pk")))
 
 
 def told_names(events: Sequence[AlertEvent]) -> dict[int, list[str]]:
     """Whom each of `events` has reached, by name, alphabetically; one query."""
     found = (
-        Told._default_manager.filter(
-            alertevent_id__in=[event.pk for event in events], notification__deliveries__state__in=REACHED
-        )
+        Told._default_manager.filter(REACHED, alertevent_id__in=[event.pk for event in events])
         .values_list("alertevent_id", "notification__deliveries__contact_name")
         .distinct()
         .order_by("notification__deliveries__contact_name")

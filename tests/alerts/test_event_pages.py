@@ -287,6 +287,27 @@ def test_who_was_told_when_by_what_with_which_answer(browser: Client, event: Ale
     assert "next try in" in page
 
 
+def test_what_went_within_a_summary_went_as_the_summary_did(browser: Client, event: AlertEvent) -> None:
+    elsewhere = builders.alert_event(endpoint_id=event.endpoint_id, level="P2")
+    head = tell(elsewhere, state="failed", name="Li Wei", answer_code="unreachable", attempts=4)
+    tell(event, state="digested", name="Li Wei", digested_into=head)
+    for mark, is_listed in (("told", False), ("untold", True)):
+        assert (event.get_absolute_url() in text(browser, f"/alerts/?mark={mark}")) is is_listed
+    line = event_presentation.told(event).messages[0].lines[0]
+    assert (line.state, line.dot, line.is_waiting) == ("Failed", "ark-dot-bad", False)
+    assert line.advice == "There is no way to the address from this machine."
+    assert "Sent in a summary" not in text(browser, event.get_absolute_url())
+
+    Delivery.objects.filter(pk=head.pk).update(state="queued", next_at=timezone.now())
+    assert event_presentation.told(event).messages[0].lines[0].is_waiting
+
+    Delivery.objects.filter(pk=head.pk).update(state="sent", answer_code="250", sent_at=timezone.now())
+    line = event_presentation.told(event).messages[0].lines[0]
+    assert (line.state, line.dot, line.advice) == ("Sent in a summary", "ark-dot-good", "")
+    assert event.get_absolute_url() in text(browser, "/alerts/?mark=told")
+    assert "Li Wei" in words(text(browser, "/alerts/?mark=told"))
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
