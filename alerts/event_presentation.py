@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 from alerts import actions, channels, event_queries, messages, silences, templates
 from alerts.models import AlertEvent, Delivery, EventNote, Notification, Phase, Rule, Silence, SyncState
@@ -368,19 +369,9 @@ def _line(row: Delivery) -> DeliveryLine:
         state=row.get_state_display() if is_sent else delivery.get_state_display(),
         dot=_DELIVERY_DOTS[Delivery.State(delivery.state)],
         facts=[part for part in parts if part],
-        advice=_why_skipped(delivery)
-        if delivery.state == Delivery.State.SKIPPED
-        else ("" if is_sent else channels.explain(delivery.kind, delivery.answer_code)),
+        advice="" if is_sent else channels.explain(delivery.kind, delivery.answer_code),
         is_waiting=is_waiting,
     )
-
-
-def _why_skipped(delivery: Delivery) -> str:
-    words = {
-        "no_provider": _("This installation cannot send by this way yet."),
-        "level": _("A phone rings for P0 only."),
-    }
-    return channels.explain(delivery.kind, delivery.answer_code) or words.get(delivery.answer_code, "")
 
 
 def _why_nobody(event: AlertEvent) -> str:
@@ -472,7 +463,7 @@ def _silence_row(
 ) -> SilenceRow:
     held = silences.window(silence, now=now)
     is_over = held is None
-    state, dot = _("Ended"), "ark-dot-idle"
+    state, dot = pgettext("silence", "Ended"), "ark-dot-idle"
     if held is not None:
         is_now = held.holds(now)
         state = _("Silent now") if is_now else _("Silent %(when)s") % {"when": moment(held.starts_at)}

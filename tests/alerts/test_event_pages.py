@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
-from alerts import event_chart, event_presentation, firing
+from alerts import event_chart, event_presentation, firing, rule_forms
 from alerts.chain import Chain
 from alerts.event_queries import ORDER
 from alerts.models import AlertEvent, Delivery, EventNote, Notification, Silence
@@ -576,6 +576,17 @@ def test_another_project_s_silence_cannot_be_ended(stranger: Client, project: Pr
 # --- the chart -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_silence_of_an_endpoint_never_becomes_one_of_all(
+    monkeypatch: pytest.MonkeyPatch, browser: Client, project: Project, endpoint: Endpoint
+) -> None:
+    monkeypatch.setattr(rule_forms, "MAX_CHOICES", 1)
+    builders.endpoint(project=project, name="aaa")
+    assert f'<option value="{endpoint.pk}" selected' in text(browser, f"/alerts/silences/create?endpoint={endpoint.pk}")
+    elsewhere = builders.endpoint(project=builders.project("elsewhere"))
+    for pk in (elsewhere.pk, "%00"):
+        assert browser.get(f"/alerts/silences/create?endpoint={pk}").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("expression", "left"),
     [
@@ -640,6 +651,20 @@ def test_the_chart_shows_the_series_that_fired_and_no_other(
     assert [(mark["at"], mark["title"]) for mark in found["marks"]] == [
         (found["time"][2], "A model server stopped answering"), (found["time"][3], "A model server answers again"),
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("opened")
+def test_the_curve_of_a_project_s_rule_is_asked_for_its_endpoint_alone(
+    monkeypatch: pytest.MonkeyPatch, browser: Client, event: AlertEvent
+) -> None:
+    asked = _series(monkeypatch, {"ark_endpoint": event.endpoint_id})
+    metric = "ark_api_proxy_request_total"
+    AlertEvent.objects.filter(pk=event.pk).update(
+        expression=f'(sum by (project, ark_endpoint) (rate({metric}{{project="default"}}[5m]))) > 5'
+    )
+    text(browser, f"{event.get_absolute_url()}/chart")
+    assert len(asked) == 1
+    assert f'{metric}{{ark_endpoint="{event.endpoint_id}",project="default"}}[5m]' in asked[0]
 
 
 @pytest.mark.usefixtures("opened")
