@@ -97,7 +97,7 @@ def _values(histogram: Histogram) -> tuple[float, ...]:
 class _Row:
     """A label set in one scrape. `shown` is all zeros in the first that shows it, see `HOLD_SECONDS`."""
 
-    __slots__ = ("codes", "is_chat", "is_held", "now", "prefix", "series", "shown")
+    __slots__ = ("is_chat", "is_held", "now", "prefix", "series", "shown")
 
     def __init__(self, labels: Labels, series: Series, now: float) -> None:
         if not series.prefix:
@@ -108,13 +108,7 @@ class _Row:
         self.is_chat = labels[2] == "chat"
         self.is_held = not series.is_shown and now - series.born_at < HOLD_SECONDS
         self.shown = _ZERO if self.is_held else series
-        self.codes: tuple[tuple[str, str], ...] = ()
-
-    def was_read(self) -> None:
-        """The reader has it all; one that gave up half-way gets the zeros again."""
-        self.series.is_shown = True
-        for code in self.codes:
-            self.series.codes_born_at.pop(code, None)
+        series.is_shown = True
 
 
 _ZERO = Series(time.monotonic)
@@ -128,7 +122,7 @@ def _requests(row: _Row) -> bytes:
     for key, count in row.series.requests.items():
         is_new = row.is_held or (key in born_at and row.now - born_at[key] < HOLD_SECONDS)
         lines += template % (key[0].encode(), key[1].encode(), 0 if is_new else count)
-    row.codes = (*born_at,)
+    born_at.clear()
     return lines
 
 
@@ -190,16 +184,14 @@ FAMILIES: tuple[tuple[str, str, str, _Lines], ...] = (
 """Name, kind and help of each metric with lines for each label set, and what writes them."""
 
 
-async def render(metrics: Metrics, rows: list[_Row] | None = None) -> AsyncIterator[bytes]:
+async def render(metrics: Metrics) -> AsyncIterator[bytes]:
     """All label sets as text, piece by piece, with the event loop let go every `SLICE_SECONDS`.
 
     Metric by metric, as the format wants it: so a piece can leave before the next is made, and 2,000 label sets, which
-    are 31 MB of text, need no room for that. With `rows`, which it fills, the caller says of each when it `was_read`; else
-    all were with the last piece.
+    are 31 MB of text, need no room for that.
     """
     now = metrics.now()
-    is_own = rows is None
-    rows = [] if rows is None else rows
+    rows: list[_Row] = []
     until = time.perf_counter() + SLICE_SECONDS
     for labels, series in metrics.snapshot():
         rows.append(_Row(labels, series, now))
@@ -217,9 +209,6 @@ async def render(metrics: Metrics, rows: list[_Row] | None = None) -> AsyncItera
                 await asyncio.sleep(0)
                 until = time.perf_counter() + SLICE_SECONDS
     yield b"".join(part)
-    if is_own:
-        for row in rows:
-            row.was_read()
 
 
 async def packed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -366,8 +355,7 @@ class Exposition:
     async def _scrape(self, head: _Head, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
         is_far = not self._is_near(str(peer[0]) if peer else "")
-        rows: list[_Row] = []
-        pieces, encoding = self._pieces(rows), ""
+        pieces, encoding = self._pieces(), ""
         if is_far and len(self._metrics) > GZIP_SETS and b"gzip" in head.field(b"accept-encoding"):
             pieces, encoding = packed(pieces), "Content-Encoding: gzip\r\n"
         # In chunks, so that the reader knows a broken answer from a whole one.
@@ -378,11 +366,9 @@ class Exposition:
                 await writer.drain()
         writer.write(b"0\r\n\r\n")
         await writer.drain()
-        for row in rows:
-            row.was_read()
 
-    async def _pieces(self, rows: list[_Row]) -> AsyncIterator[bytes]:
-        async for piece in render(self._metrics, rows):
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        async for piece in render(self._metrics):
             yield piece
         yield generate_latest(self._registry)
 

@@ -308,10 +308,13 @@ class _Answer:
     def _unseen(self) -> tuple[int, int]:
         """Calls of before monitoring was opened, and of later that should have been read by now."""
         since, until = self._bounds[1], self._bounds[-1]
+        patience = timedelta(seconds=max(PATIENCE_SECONDS, 4 * settings.SCRAPE_SECONDS))
         opened = since
         if self._opened_at:
-            opened = min(max(ledger.floor_minute(self._opened_at) + ledger.MINUTE, since), until)
-        patience = timedelta(seconds=max(PATIENCE_SECONDS, 4 * settings.SCRAPE_SECONDS))
+            # Of the minute in which it was opened: nobody knows which side a call was on, but just now it may follow.
+            is_just_now = self.filters.now - self._opened_at < patience
+            minute = ledger.floor_minute(self._opened_at) + (timedelta(0) if is_just_now else ledger.MINUTE)
+            opened = min(max(minute, since), until)
         read_until = min(max(ledger.floor_minute(self.filters.now - patience), opened), until)
         # Spans may be empty: the bounds are in order, whatever the times are.
         spans = ledger.slices(

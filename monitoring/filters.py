@@ -24,6 +24,8 @@ from metering import ledger
 KEPT = timedelta(days=15)
 """How far back Prometheus, as we start it, remembers."""
 
+AGE = timedelta(hours=1)
+"""By so much, or by a step, a range may begin earlier and nothing is said: the longest one's link was copied a while ago."""
 SHORTEST_SECONDS = 60
 DEFAULT_RANGE = "1h"
 DEFAULT_WIDTH = 800
@@ -86,7 +88,10 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class MonitoringFilters:
-    """What was understood. `from_` and `to` are an own range and win over `range`; `errors` are sentences."""
+    """What was understood. `from_` and `to` are an own range and win over `range`; `errors` are sentences.
+
+    `step` goes with an own range alone: the points that somebody saw, whatever the width of the next one's screen.
+    """
 
     now: datetime
     range: str = DEFAULT_RANGE
@@ -98,6 +103,7 @@ class MonitoringFilters:
     compare: bool = False
     auto: int = 0
     width: int = DEFAULT_WIDTH
+    step: int = 0
     errors: Sequence[str] = ()
 
     @classmethod
@@ -116,6 +122,7 @@ class MonitoringFilters:
             compare=data.get("compare", "") in ("1", "on", "true"),
             auto=auto if auto in dict(AUTOS) else 0,
             width=min(max(_whole(data.get("width", "")) or DEFAULT_WIDTH, 100), 10_000),
+            step=_whole(data.get("step", "")) if from_ is not None else 0,
             errors=tuple(errors),
         )  # fmt: skip
 
@@ -152,6 +159,8 @@ class MonitoringFilters:
         pairs: dict[str, str | int] = {}
         if self.from_ is not None and self.to is not None:
             pairs |= {"from": self.from_, "to": self.to}
+            if self.step:
+                pairs["step"] = self.step
         if self.range != DEFAULT_RANGE:
             pairs["range"] = self.range
         pairs |= {name: value for name in ("api", "model", "version") if (value := getattr(self, name))}
@@ -164,17 +173,23 @@ class MonitoringFilters:
     def grid(self, *, scrape_seconds: int, coarsest_of: int = 0) -> Grid:
         """The times to ask for: about one for two pixels, in steps that scrapes fit into, ends aligned to the step.
 
-        `coarsest_of`: the step is at least this long.
+        `coarsest_of`: the step is at least this long. A `step` that makes sense is taken as it is.
         """
         start, end = self.bounds
         points = min(max(self.width // 2, 50), MAX_POINTS)
         step = step_for(max((end - start) / points, coarsest_of), scrape_seconds=scrape_seconds)
+        if self._has_step(scrape_seconds):
+            step = max(self.step, coarsest_of)
         # An own range may end between two steps: up to the next one, unless that is still to come.
         last = end // step * step
         if last < end and last + step <= self.now.timestamp():
             last += step
         first = min(start // step * step + step, last)
         return Grid(first, last, step)
+
+    def _has_step(self, scrape_seconds: int) -> bool:
+        start, end = self.bounds
+        return 0 < self.step <= end - start <= self.step * MAX_POINTS and self.step % scrape_seconds == 0
 
 
 def step_for(seconds: float, *, scrape_seconds: int) -> int:
@@ -220,7 +235,7 @@ def _own_range(data: QueryDict, now: datetime, errors: list[str]) -> tuple[int, 
         return None, None
     to = min(to, latest)
     earliest = latest - int(KEPT.total_seconds())
-    if from_ < earliest:
+    if from_ < earliest - max(AGE.total_seconds(), min(_whole(data.get("step", "")), _STEPS[-1])):
         errors.append(_("Figures are kept for 15 days; the range begins with what there is."))
         from_ = earliest
     if to - from_ < SHORTEST_SECONDS:

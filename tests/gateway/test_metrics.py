@@ -226,32 +226,6 @@ def test_the_first_scrape_of_what_is_new_says_zero_and_the_second_all_of_it() ->
     assert samples(exposed(metrics))["ark_api_proxy_request_total code=AccessDenied http_status_code=403"] == 1
 
 
-def test_a_scrape_that_was_not_read_to_its_end_is_none() -> None:
-    async def read_twice(metrics: Metrics, text: Exposition) -> str:
-        where = await text.start()
-        host, port = where.rsplit(":", 1)
-        request = b"GET /metrics HTTP/1.1\r\n\r\n"
-        try:
-            # One was begun before: its reader gave up.
-            async for _piece in render(metrics, []):
-                break
-            answers = []
-            for _reader in range(2):
-                reader, writer = await asyncio.open_connection(host, int(port))
-                writer.write(request)
-                answers.append(await reader.read())
-                writer.close()
-            return "".join(answer.decode() for answer in answers)
-        finally:
-            await text.stop()
-
-    metrics = Metrics(Clock())
-    metrics.series(LABELS).count("AccessDenied", 403)
-    found = asyncio.run(read_twice(metrics, Exposition(metrics)))
-    counts = [line.rpartition(" ")[2] for line in found.splitlines() if 'code="AccessDenied"' in line]
-    assert counts == ["0", "1"]
-
-
 def test_what_nobody_looked_at_for_long_is_no_sudden_increase() -> None:
     clock = Clock()
     metrics = Metrics(clock)

@@ -301,6 +301,8 @@ def test_calls_of_just_now_are_promised(ask: Ask, endpoint: Endpoint, known: Kno
     unseen = other(endpoint, 5)
     ledger_row(unseen, datetime.fromtimestamp(known.end - 60, UTC), calls=3, succeeded=3)
     assert "nothing yet of the 3 calls" in ask("tokens", endpoint=unseen)["panels"]["tokens"]["empty"]
+    Subscription.objects.update(opened_at=datetime.fromtimestamp(known.end - 50, UTC))
+    assert "nothing yet of the 3 calls" in ask("tokens", endpoint=unseen)["panels"]["tokens"]["empty"]
 
 
 def test_calls_beyond_what_a_worker_counts_apart_are_told(

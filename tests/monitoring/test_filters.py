@@ -37,6 +37,10 @@ def of(query: str) -> MonitoringFilters:
         (f"from={EPOCH - 59}&to={EPOCH}", (EPOCH - 3600, EPOCH), "", 1),
         (f"from={EPOCH}&to={EPOCH - 600}", (EPOCH - 3600, EPOCH), "", 1),
         ("from=1&to=2", (EPOCH - 3600, EPOCH), "", 2),
+        (f"from={EPOCH - 15 * 86_400 - 1_800}&to={EPOCH}", (EPOCH - 15 * 86_400 - 1_800, EPOCH), None, 0),
+        (f"from={EPOCH - 600}&to={EPOCH - 300}&step=30", (EPOCH - 600, EPOCH - 300),
+         f"from={EPOCH - 600}&to={EPOCH - 300}&step=30", 0),
+        ("range=6h&step=30", (EPOCH - 21_600, EPOCH), "range=6h", 0),
         (f"from={EPOCH - 20 * 86_400}&to={EPOCH}", (EPOCH - 15 * 86_400, EPOCH), None, 1),
         ("from=yesterday&to=now", (EPOCH - 3600, EPOCH), "", 1),
         ("to=5", (EPOCH - 3600, EPOCH), "", 1),
@@ -85,6 +89,23 @@ def test_steps_are_multiples_of_the_scrape_and_about_one_for_two_pixels(chosen: 
     assert len(grid.times) <= min(width // 2, 1_000) + 1
     assert len(grid.times) >= min(min(width // 2, 1_000) // 3, SECONDS[chosen] // scrape - 1)
     assert abs(grid.span - SECONDS[chosen]) <= 2 * grid.step
+
+
+@pytest.mark.parametrize("chosen", sorted(SECONDS))
+@pytest.mark.parametrize("width", [340, 1_200, 4_000])
+def test_file_and_link_have_the_points_that_were_seen(chosen: str, width: int) -> None:
+    seen = of(f"range={chosen}&width={width}").grid(scrape_seconds=15)
+    fixed = f"from={seen.start - seen.step}&to={seen.end}&step={seen.step}"
+    for other in (100, 800, 10_000):
+        found = of(f"{fixed}&width={other}")
+        assert found.grid(scrape_seconds=15) == seen
+        assert not found.errors
+
+
+@pytest.mark.parametrize("step", ["0", "1", "7", "86400", "99999999", "x", "-15"])
+def test_a_step_that_makes_no_sense_is_left_out(step: str) -> None:
+    day = f"from={EPOCH - 86_000}&to={EPOCH - 43_200}"
+    assert of(f"{day}&step={step}").grid(scrape_seconds=15) == of(day).grid(scrape_seconds=15)
 
 
 def test_the_same_range_a_moment_later_asks_the_same() -> None:

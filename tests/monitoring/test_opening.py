@@ -372,6 +372,22 @@ def test_the_task_says_that_there_is_no_prometheus(monkeypatch: pytest.MonkeyPat
     assert (row.state, row.trouble) == (State.FAILED, "off")
 
 
+@pytest.mark.django_db
+def test_prometheus_is_watched_while_somebody_has_charts_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[None] = []
+    monkeypatch.setattr(prometheus, "watch", lambda: watched.append(None))
+    monkeypatch.setattr(installation, "look", lambda: HERE)
+    press()
+    tasks.watch()
+    assert not watched
+    advance(Trouble.NONE)
+    tasks.watch()
+    assert len(watched) == 1
+    monkeypatch.setattr(installation, "look", lambda: Installation(Presence.OFF, why=WhyOff.NOT_RUN))
+    tasks.watch()
+    assert len(watched) == 1
+
+
 # --- whom to ask -----------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 import { between, fromField } from "./times.js";
 
 const OWN = "own"; // the choice among the ranges that stands for from and to
-const NAMES = ["range", "from", "to", "api", "model", "version", "compare", "auto"];
+const NAMES = ["range", "from", "to", "step", "api", "model", "version", "compare", "auto"];
 
 export function read(search = location.search) {
   const query = new URLSearchParams(search);
@@ -13,9 +13,13 @@ export function read(search = location.search) {
     const [from, to] = [moment(filters.from), filters.to ? moment(filters.to) : Math.floor(Date.now() / 1000)];
     if (from !== null && to !== null && from < to) return { ...filters, from: String(from), to: String(to) };
   }
-  delete filters.from;
-  delete filters.to;
-  return filters;
+  return unfixed(filters);
+}
+
+// Without an own range, and without the step that goes with it.
+export function unfixed(filters) {
+  const { from: _from, to: _to, step: _step, ...others } = filters;
+  return others;
 }
 
 // Epoch seconds, or a time as forms send it; null when it is neither.
@@ -49,8 +53,7 @@ export function fromForm(form, before) {
     if (NAMES.includes(name) && value && value !== OWN && value !== form.dataset[name]) filters[name] = value;
   }
   if (isFixedKept) {
-    const { range, from, to } = before;
-    Object.assign(filters, range ? { range, from, to } : { from, to });
+    for (const name of ["range", "from", "to", "step"]) if (before[name]) filters[name] = before[name];
   }
   return filters;
 }

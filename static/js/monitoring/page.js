@@ -1,6 +1,6 @@
 // The monitoring page of an endpoint: filters and address, groups of charts with one cursor, marks, refresh by itself.
 import * as times from "./times.js";
-import { fromForm, isFixed, read, remember, toAddress, toForm, toQuery } from "./filters.js";
+import { fromForm, isFixed, read, remember, toAddress, toForm, toQuery, unfixed } from "./filters.js";
 import { Loader, ask } from "./loader.js";
 import { Changes } from "./marks.js";
 import { Panel } from "./panel.js";
@@ -63,9 +63,11 @@ function answered(group, answer) {
   schedule();
   if (answer.from) {
     // The file holds the very points that are drawn.
-    const query = toQuery({ ...filters, from: answer.from, to: answer.to }, { width: width() });
+    const query = toQuery({ ...filters, from: answer.from, to: answer.to, step: answer.step }, { width: width() });
     for (const panel of group.panels) panel.csvAddress = `${panel.element.dataset.csv}?${query}`;
-    shown = { from: answer.from, to: answer.to };
+    // Bars have longer steps than lines; a link names the finest.
+    const isFiner = shown?.question !== group.question || answer.step < shown.step;
+    shown = { from: answer.from, to: answer.to, step: isFiner ? answer.step : shown.step, question: group.question };
     write(document.getElementById("monitoring-span"), say("span", { from: times.full(answer.from), to: times.full(answer.to) }));
     changes.span(shown);
     seeSwitches();
@@ -145,7 +147,7 @@ async function loadMarks() {
 
 const zoomTo = (from, to) => {
   const [start, end] = within(from, to);
-  apply({ ...filters, from: String(start), to: String(end) });
+  apply({ ...unfixed(filters), from: String(start), to: String(end) });
 };
 function zoom(from, to) {
   zoomTo(from, to);
@@ -157,8 +159,7 @@ function zoomOut() {
   zoomTo(shown.from - half / 2, shown.to + half / 2);
 }
 function reset() {
-  const { from: _from, to: _to, ...others } = filters;
-  apply(others);
+  apply(unfixed(filters));
 }
 
 form.addEventListener("submit", (event) => {
@@ -180,14 +181,14 @@ document.getElementById("monitoring-reset").addEventListener("click", reset);
 document.getElementById("monitoring-out").addEventListener("click", zoomOut);
 
 const ownRange = new OwnRange(document.getElementById("monitoring-range"), (from, to) =>
-  apply({ ...filters, from: String(Math.floor(from)), to: String(Math.ceil(to)) }));
+  apply({ ...unfixed(filters), from: String(Math.floor(from)), to: String(Math.ceil(to)) }));
 document.getElementById("monitoring-own").addEventListener("click", () => {
   const now = Math.floor(Date.now() / 1000);
   ownRange.open(shown?.from ?? now - 3600, shown?.to ?? now);
 });
 document.getElementById("monitoring-link").addEventListener("click", (event) => {
   // A link to this very picture: the times are fixed in it.
-  const fixed = shown ? { ...filters, from: String(shown.from), to: String(shown.to) } : filters;
+  const fixed = shown ? { ...filters, from: String(shown.from), to: String(shown.to), step: String(shown.step) } : filters;
   event.currentTarget.dataset.copy = location.origin + toAddress(fixed);
 });
 
