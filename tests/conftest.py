@@ -15,8 +15,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
-# They read no table of ours, or read it as any database would: a second run on SQLite says nothing new.
-RUN_ONCE = {"gateway", "demo"}
+# A second run on the other database says nothing new of these. On PostgreSQL and redis-server alone: what reads no table
+# of ours. On SQLite and Valkey alone: pages, which the browser's tests open on PostgreSQL.
+ON_POSTGRES = {"gateway", "demo", "test_prometheus.py"}
+ON_SQLITE_ALONE = {"pages", "catalog", "iam"}
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -45,8 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             item.add_marker(pytest.mark.stack)
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
-        if item.path.parent.name in RUN_ONCE:
-            item.add_marker(pytest.mark.once)
+        where = {item.path.name, item.path.parent.name}
+        if where & ON_POSTGRES:
+            item.add_marker(pytest.mark.on_postgres)
+        elif where & ON_SQLITE_ALONE and "postgres" not in names and not item.get_closest_marker("skipif"):
+            item.add_marker(pytest.mark.on_sqlite)
     yield
     items.sort(key=_place)
 
@@ -62,7 +67,8 @@ def _place(item: pytest.Item) -> int:
 def _plain_static_files() -> Iterator[None]:
     """Pages rendered in this process name static files as they are; only the stack's have been collected and hashed."""
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    with override_settings(STORAGES={**settings.STORAGES, "staticfiles": plain}):
+    # Or WhiteNoise would look at every file again for each test's client: a third of the time of tests of pages.
+    with override_settings(STORAGES={**settings.STORAGES, "staticfiles": plain}, WHITENOISE_AUTOREFRESH=True):
         yield
 
 
