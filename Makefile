@@ -28,7 +28,7 @@ test: setup-dev  ## lint, types, contracts, then all tests on real servers, a re
 	@tools/test.sh
 
 test-unit: setup-dev  ## the quick part alone, on SQLite and the embedded Valkey: needs nothing but Python
-	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart and not once"
+	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart and not on_postgres"
 
 test-engines: setup-dev  ## calls through a real inference engine (llama.cpp) with a model that the test writes
 	@tools/debian.sh

@@ -17,25 +17,22 @@ from tests.alerts import fakes
 from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
-# They read no table of ours, or read it as any database would: a second run on SQLite says nothing new.
-RUN_ONCE = {
+# A second run on the other database says nothing new of these. On PostgreSQL and redis-server alone: what reads no table
+# of ours. On SQLite and Valkey alone: pages, which the browser's tests open on PostgreSQL.
+ON_POSTGRES = {
     *(
         "gateway",
         "demo",
-        "test_channels.py",
-        "test_email_and_phone.py",
-        "test_all_channels_at_once.py",
-        "test_promql.py",
+        "test_prometheus.py",
+        "test_alertmanager.py",
+        "test_rules_in_prometheus.py",
+        "test_templates.py",
     ),
-    *("test_templates.py", "test_sync.py", "test_installation.py", "test_alertmanager.py", "test_prometheus.py"),
-    *(
-        "pages",
-        "test_contact_pages.py",
-        "test_event_pages.py",
-        "test_rule_pages.py",
-        "test_keys_page.py",
-        "test_admin.py",
-    ),
+    *("test_channels.py", "test_email_and_phone.py", "test_promql.py", "test_messages.py"),
+}
+ON_SQLITE_ALONE = {
+    *("pages", "catalog", "iam", "test_contact_pages.py", "test_event_pages.py", "test_rule_pages.py"),
+    *("test_contacts.py", "test_verification.py"),
 }
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
@@ -65,8 +62,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             item.add_marker(pytest.mark.stack)
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
-        if {item.path.name, item.path.parent.name} & RUN_ONCE:
-            item.add_marker(pytest.mark.once)
+        where = {item.path.name, item.path.parent.name}
+        if where & ON_POSTGRES:
+            item.add_marker(pytest.mark.on_postgres)
+        elif where & ON_SQLITE_ALONE and "postgres" not in names and not item.get_closest_marker("skipif"):
+            item.add_marker(pytest.mark.on_sqlite)
     yield
     items.sort(key=_place)
 

@@ -1,16 +1,16 @@
 #!/bin/sh
 # All tests, in three lanes side by side, since most of them wait for something: pages in the browser; the running
-# product, whose processes are killed; the quick part, on PostgreSQL and redis-server and once more on SQLite and the
-# embedded Valkey. Fails when any of them fails. What the browser's lane says is shown as it goes, the rest after it.
+# product, whose processes are killed; the quick part, on PostgreSQL and redis-server and then on SQLite and the
+# embedded Valkey (what says the same on both: on one, see tests/conftest.py). Fails when any of them fails. What the browser's lane says is shown as it goes, the rest after it.
 set -u
 cd "$(dirname "$0")/.."
 QUICK="not stack and not browser and not quickstart"
 test_run() { .venv/bin/python -m pytest -q -p no:cacheprovider --durations=10 -m "$1 and not pictures"; }
 quick_part() {
-  test_run "$QUICK"
+  test_run "$QUICK and not on_sqlite"
   code=$?
-  echo "Once more, on SQLite and the embedded Valkey:"
-  ARK_TEST_ON=sqlite test_run "$QUICK and not once" && return "$code"
+  echo "Then, on SQLite and the embedded Valkey:"
+  ARK_TEST_ON=sqlite test_run "$QUICK and not on_postgres" && return "$code"
 }
 began=$(date +%s)
 reports=$(mktemp -d)
