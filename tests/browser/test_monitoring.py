@@ -245,7 +245,7 @@ def test_dragging_zooms_all_charts_the_address_says_it_and_back_and_links_work(o
     assert width == pytest.approx(0.5 * 3600, abs=240)
     expect(page.locator("[name=range]")).to_have_value("own")
     expect(panel(page, "tpot").locator("[data-part=body]")).not_to_have_attribute("aria-busy", "true", timeout=DRAWN_MS)
-    wait_drawn(page, "output_speed")
+    wait_drawn(page, "rpm")
     near = [url for url in asked if "/performance?" in url]
     assert near
     assert all(f"from={query['from'][0]}&to={query['to'][0]}" in url for url in asked)
@@ -377,7 +377,7 @@ def test_the_page_fits_and_axe_finds_nothing(
         path_of(made, "range=1h&compare=1"), locale=language, color_scheme=scheme,
         viewport={"width": width, "height": 900}, reduced_motion="reduce",
     )  # fmt: skip
-    wait_drawn(page, "output_speed")
+    wait_drawn(page, "rpm")
     show(page, "tokens")
     panel(page, "tokens").locator(".mon-menu summary").click()
     panel(page, "tokens").locator("[data-part=to-table]").click()
@@ -387,7 +387,7 @@ def test_the_page_fits_and_axe_finds_nothing(
     assert serious(page) == []
     # Another theme draws the charts anew in its colours.
     page.locator("form[data-theme-form] button").click()
-    wait_drawn(page, "output_speed")
+    wait_drawn(page, "rpm")
 
 
 def test_without_a_script_there_is_a_form_and_a_file_for_each_panel(open_page: Open, made: Made) -> None:

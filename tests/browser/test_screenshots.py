@@ -21,10 +21,8 @@ from playwright.sync_api import Browser, Page
 from tests.servers import ROOT, wait_until
 from tests.stack import Stack, collect_static
 
-pytestmark = pytest.mark.pictures
-
 PICTURES = ROOT / "docs" / "img" / "run"
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.pictures, pytest.mark.timeout(300)]
 CURVE_SECONDS = 30
 PASSWORD = "a password for the pictures alone"
 
