@@ -165,9 +165,11 @@ def test_charts_are_drawn_have_one_cursor_and_say_the_same_as_table_csv_and_quer
 ) -> None:
     page = open_page(path_of(made))
     expect(page.locator("[data-tile=calls] [data-part=value]")).to_have_text(str(CALLS + STREAMED + REFUSED))
-    answer, _query = answer_of(page, "tokens", lambda: page.locator("#monitoring-refresh").click())
-    for name in ("tokens", "rpm", "output_speed", "errors_by_cause"):
+    for name in ("tokens", "rpm", "errors_by_cause"):
         wait_drawn(page, name)
+    show(page, "tokens")
+    answer, _query = answer_of(page, "tokens", lambda: page.locator("#monitoring-refresh").click())
+    wait_drawn(page, "tokens")
     expect(panel(page, "limited").locator(".mon-why")).to_have_text("No call of this range was limited.")
 
     # One cursor: over one chart it stands at the same moment in the others, and their legends tell the values there.
@@ -261,7 +263,8 @@ def test_dragging_zooms_all_charts_the_address_says_it_and_back_and_links_work(o
     answer_of(page, "summary", lambda: page.locator("#monitoring-refresh").click())
     other = open_page(zoomed)
     expect(span).not_to_be_empty()
-    expect(other.locator("#monitoring-span")).to_have_text(span.inner_text(), timeout=DRAWN_MS)
+    # The end lay in the present, and is by now a step further.
+    expect(other.locator("#monitoring-span")).to_contain_text(span.inner_text().split(" to ")[0], timeout=DRAWN_MS)
     expect(other.locator("[name=range]")).to_have_value("own")
     other.locator("#monitoring-out").click()
     expect(other).not_to_have_url(zoomed)

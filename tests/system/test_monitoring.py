@@ -276,8 +276,8 @@ def test_ratios_and_quantiles_are_those_of_the_calls(name: str, known: Known) ->
             must_be_quantile(share, found.get(""), values_of(rows), bounds)
     found = known.charts.whole("ttft_p95_total", endpoint_id)
     must_be_quantile(95, found.get(""), first_tokens(rows), FIRST_TOKEN_BUCKETS)
-    # Whether a scrape falls into so short a call is luck.
-    assert 0 <= known.charts.whole("in_flight", endpoint_id)[""] <= CALLERS
+    # Whether a scrape falls into so short a call is luck; two workers are read at two moments, and added.
+    assert 0 <= known.charts.whole("in_flight", endpoint_id)[""] <= 2 * CALLERS
 
 
 def test_the_calls_were_of_every_kind(known: Known) -> None:
