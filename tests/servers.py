@@ -91,6 +91,12 @@ def dying_with_us(*command: str, user: str = "") -> list[str]:
     return [setpriv, *switch, "--pdeathsig", "TERM", "--", *command]
 
 
+def suspend(process: subprocess.Popen[bytes]) -> None:
+    """Hold it as a host that hangs; back when its last thread stands still."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+
+
 class RedisServer:
     """A redis-server (or the wheel's Valkey) on a port of its own; `kill()` and `start()` as often as a test likes."""
 
@@ -137,7 +143,7 @@ class RedisServer:
     def pause(self) -> None:
         """Stop answering, as a host that hangs."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        suspend(self._process)
 
     def resume(self) -> None:
         assert self._process is not None
@@ -400,7 +406,7 @@ class PrometheusServer:
     def pause(self) -> None:
         """Stop answering, as a host that hangs."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        suspend(self._process)
 
     def resume(self) -> None:
         assert self._process is not None
