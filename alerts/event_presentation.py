@@ -17,8 +17,6 @@ from django.utils.translation import pgettext
 
 from alerts import actions, channels, event_queries, messages, silences, templates
 from alerts.models import AlertEvent, Delivery, EventNote, Notification, Phase, Rule, Silence, SyncState
-from audit.models import Event
-from audit.services import GLOBAL
 from catalog.models import ModelServer
 from common.templatetags import ark
 from endpoints import services as endpoint_services
@@ -238,14 +236,13 @@ class Change:
 
 
 def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datetime) -> list[Change]:
-    """What changed from two hours before the event on: what came before it, the nearest first, then the rest; six queries."""
+    """What changed from two hours before the event on: what came before it, the nearest first, then the rest; eight queries."""
     since, until = span(event, now=now)
     asked = MonitoringFilters(now=now, from_=int(since.timestamp()), to=int(until.timestamp()) + 1)
     found = [
         (datetime.fromtimestamp(mark["at"], UTC), mark["kind"], mark["title"], mark["by"], mark["detail"], mark["url"])
-        for mark in marks.marks(endpoint, asked)["marks"]
+        for mark in marks.marks(endpoint, asked, shows_servers=is_staff)["marks"]
     ]
-    found += _server_changes(endpoint, since, until, is_staff=is_staff)
     begun = event.pending_at or event.starts_at
     # What came last before it is the likeliest cause, so it is read first.
     found.sort(key=lambda each: (each[0] > begun, abs(each[0] - begun)))
@@ -258,22 +255,6 @@ def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datet
 def _distance(at: datetime, begun: datetime) -> str:
     words = {"time": messages.duration(abs(at - begun))}
     return _("%(time)s before") % words if at <= begun else _("%(time)s after") % words
-
-
-def _server_changes(
-    endpoint: Endpoint, since: datetime, until: datetime, *, is_staff: bool
-) -> Iterable[tuple[datetime, str, str, str, str, str]]:
-    """What people did to the model servers and deployments behind the endpoint's version."""
-    servers = ModelServer.objects.filter(deployments__version=endpoint.version).defer("api_key").distinct()
-    names = {server.trn: server.name for server in servers}
-    events = Event.objects.filter(
-        project_id=GLOBAL, resource__in=names, outcome=Event.Outcome.ALLOWED, at__gte=since, at__lte=until
-    )
-    for each in events.order_by("-at")[:MOST_CHANGES]:
-        what = _("Model server changed")
-        name = names[each.resource] if is_staff else ""
-        fields = ", ".join(sorted(each.changes))
-        yield (each.at, "server", f"{what}: {name}" if name else what, each.actor_name, fields, "")
 
 
 # --- who was told --------------------------------------------------------------------------------------------------------

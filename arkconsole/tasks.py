@@ -9,6 +9,7 @@ from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
+import catalog.services
 import iam.services
 from common.models import RouteChange
 from endpoints import lifecycle
@@ -19,9 +20,10 @@ ROUTE_CHANGE_DAYS = 7
 
 @shared_task(name="arkconsole.tidy")
 def tidy() -> None:
-    """Remove what nobody reads any more: old route changes and moves of endpoints, spent keys of the console, sessions."""
+    """Remove what nobody reads any more: old route changes, moves of endpoints and servers, spent keys of the console, sessions."""
     now = timezone.now()
     RouteChange.objects.filter(at__lt=now - timedelta(days=ROUTE_CHANGE_DAYS)).delete()
     lifecycle.forget_events(now=now)
+    catalog.services.forget_events(now=now)
     iam.services.forget_internal_keys(now=now)
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()

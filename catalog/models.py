@@ -123,6 +123,24 @@ class ModelServer(models.Model):
         return str(self.get_state_reason_display()) if self.state_reason else ""
 
 
+class ServerEvent(models.Model):
+    """One change of a model server's state. Written where the state changes, never changed."""
+
+    server = models.ForeignKey(ModelServer, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    from_state = models.CharField(max_length=8, choices=ModelServer.State)
+    to_state = models.CharField(max_length=8, choices=ModelServer.State)
+    reason = models.CharField(max_length=32, choices=Trouble, blank=True)
+    detail = models.CharField(max_length=255, blank=True, help_text="what the server or the system said, untranslated")
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["at", "id"]
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["server", "-at"], name="catalog_server_event_at")]
+
+    def __str__(self) -> str:
+        return f"{self.server_id}: {self.from_state} → {self.to_state}"
+
+
 class FoundationModel(models.Model):
     """A model card: a name under which versions are published."""
 

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from audit import services as audit
 from catalog import probing
-from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersion, PriceTier, Trouble
+from catalog.models import Deployment, FoundationModel, ModelServer, ModelVersion, PriceTier, ServerEvent, Trouble
 from common import addresses, routing
 from common.errors import DomainError
 from common.models import RouteChange
@@ -29,6 +29,8 @@ PROBE_SECONDS = 10
 """Between two probes of a server that is well, and the longest between two of one that is not."""
 RECHECK_SECONDS = 2
 """After a first failure, so that three of them take seconds and not half a minute."""
+EVENTS_KEPT = timedelta(days=90)
+"""As long as alerts, which ask what changed before them."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,12 @@ def update_server(*, server: ModelServer, settings: ServerSettings, by: Actor, n
         if {"base_url", "api_key", "probe_kind", "is_enabled"} & changes.keys():
             server.next_probe_at = now
             server.failed_probes = 0
+        before = server.state
         if "base_url" in changes:
             server.state, server.state_reason, server.state_detail = ModelServer.State.UNKNOWN, "", ""
             server.reported_models = []
         server.save()
+        _note_state(server, before, now=now)
         noted.changed(**changes)
         if changes:
             routing.announce(kind=RouteChange.Kind.SERVER, object_ids=[str(server.pk)], now=now)
@@ -250,7 +254,7 @@ def record_probe(*, server_id: int, outcome: ProbeOutcome, now: datetime) -> boo
         if server is None:
             return False
         judgement = judge(state=server.state, failed_probes=server.failed_probes, is_good=outcome.trouble is None)
-        has_changed = judgement.state != server.state
+        before = server.state
         server.state = judgement.state
         # Two billion probes of a dead server take 600 years, but the column is no larger.
         server.failed_probes = min(judgement.failed_probes, 1_000_000)
@@ -266,9 +270,27 @@ def record_probe(*, server_id: int, outcome: ProbeOutcome, now: datetime) -> boo
                 "reported_models",
             ]
         )  # fmt: skip
+        has_changed = _note_state(server, before, now=now)
         if has_changed:
             routing.announce(kind=RouteChange.Kind.SERVER, object_ids=[str(server.pk)], now=now)
     return has_changed
+
+
+def _note_state(server: ModelServer, before: str, *, now: datetime) -> bool:
+    """Keep that its state is another one than `before`, in the caller's transaction; whether it is."""
+    if server.state == before:
+        return False
+    ServerEvent.objects.create(
+        server=server, at=now, from_state=before, to_state=server.state, reason=server.state_reason,
+        detail=server.state_detail,
+    )  # fmt: skip
+    return True
+
+
+def forget_events(*, now: datetime) -> int:
+    """Remove changes of state older than `EVENTS_KEPT`; how many."""
+    removed, _by_model = ServerEvent.objects.filter(at__lt=now - EVENTS_KEPT).delete()
+    return removed
 
 
 def claim_due(*, now: datetime, lease_seconds: int = 30, limit: int = 500) -> list[int]:

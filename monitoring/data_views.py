@@ -70,7 +70,8 @@ def group(request: ConsoleRequest, endpoint_id: str, group: str) -> HttpResponse
 def marks(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """What changed in the range, and the band of the status."""
     endpoint = find_endpoint(request, endpoint_id, services.GET)
-    return JsonResponse(changes.marks(endpoint, MonitoringFilters.of(request.GET, now=timezone.now())))
+    filters = MonitoringFilters.of(request.GET, now=timezone.now())
+    return JsonResponse(changes.marks(endpoint, filters, shows_servers=request.user.is_staff))
 
 
 @require_GET

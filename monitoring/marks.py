@@ -1,4 +1,4 @@
-"""What changed while the charts ran: moves of the status, of a version switch, and edits, each with who and why."""
+"""What changed while the charts ran: the status, a version switch, edits, and the model servers; each with who and why."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Q
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from audit.models import Event
+from audit.services import GLOBAL
+from catalog.models import ModelServer, ModelVersion, ServerEvent
 from endpoints import forms, lifecycle, services, switching
-from endpoints.models import Endpoint, EndpointEvent, Status, SwitchEvent
+from endpoints.models import Endpoint, EndpointEvent, Status, SwitchEvent, VersionSwitch
 from iam.actors import SYSTEM
 from monitoring.filters import MonitoringFilters
 
@@ -48,14 +51,18 @@ class Mark:
         }
 
 
-def marks(endpoint: Endpoint, filters: MonitoringFilters) -> dict[str, Any]:
-    """Marks, oldest first, and the band of the status over the range of `filters`, as JSON; four queries at most."""
+def marks(endpoint: Endpoint, filters: MonitoringFilters, *, shows_servers: bool = False) -> dict[str, Any]:
+    """Marks, oldest first, and the band of the status over the range of `filters`, as JSON; eight queries at most.
+
+    `shows_servers`: the names of model servers and what was set of them are for who looks after them.
+    """
     since, until = filters.since, filters.until
     moves = list(endpoint.events.filter(at__gte=since, at__lte=until).order_by("-at", "-id")[:MOST_MOVES])
     found = [
         *(_moved(endpoint, event) for event in moves),
         *_switched(endpoint, since, until),
         *_edited(endpoint, since, until),
+        *_served(endpoint, since, until, shows_servers=shows_servers),
     ]
     found.sort(key=lambda mark: mark.at)
     note = ""
@@ -123,6 +130,80 @@ def _edited(endpoint: Endpoint, since: datetime, until: datetime) -> Iterable[Ma
 
 def _title(changes: Mapping[str, Any]) -> str:
     return _("Limits changed") if {"rpm", "tpm"} & set(changes) else _("Edited")
+
+
+def _served(endpoint: Endpoint, since: datetime, until: datetime, *, shows_servers: bool) -> Iterable[Mark]:
+    """When a model server behind the endpoint went or came back, and what people did to it or to its deployments."""
+    versions = {version.trn: version.pk for version in _versions(endpoint, since, until)}
+    servers = ModelServer.objects.filter(deployments__version__in=versions.values()).defer("api_key").distinct()
+    behind = {server.trn: server for server in servers}
+    titles = {trn: _server(server.name if shows_servers else "") for trn, server in behind.items()}
+    moved = ServerEvent.objects.filter(server__in=[server.pk for server in behind.values()])
+    for move in moved.filter(at__gte=since, at__lte=until).select_related("server").order_by("-at", "-id")[: MOST + 1]:
+        why = move.get_reason_display() if move.reason else ""
+        yield Mark(
+            at=move.at, kind="server", title=_server_title(titles[move.server.trn], move), by="",
+            detail=" ".join(part for part in (str(why), move.detail if shows_servers else "") if part), url="",
+        )  # fmt: skip
+    # Both are indexed by their resource; what concerns a version itself is no matter of servers.
+    done = Event.objects.filter(
+        Q(resource__in=behind) | Q(resource__in=versions, action__in=_DEPLOYMENTS),
+        project_id=GLOBAL, outcome=Event.Outcome.ALLOWED, at__gte=since, at__lte=until,
+    )  # fmt: skip
+    for event in done.exclude(changes={}).order_by("-at")[: MOST + 1]:
+        yield Mark(
+            at=event.at, kind="server", title=_done_title(titles.get(event.resource) or _server(""), event),
+            by=_name(event.actor_id, event.actor_name), detail=_done_detail(event, shows_servers=shows_servers), url="",
+        )  # fmt: skip
+
+
+def _versions(endpoint: Endpoint, since: datetime, until: datetime) -> list[ModelVersion]:
+    """What served the endpoint in that time: its version, and both sides of its switches."""
+    switches = VersionSwitch.objects.filter(endpoint=endpoint, created_at__lte=until)
+    sides = switches.filter(Q(ended_at__isnull=True) | Q(ended_at__gte=since)).values_list("source_id", "target_id")
+    known = {pk for pair in sides for pk in pair} | {endpoint.version_id}
+    return list(ModelVersion.objects.filter(pk__in=known).select_related("model"))
+
+
+def _server(name: str) -> str:
+    return _("Model server %(name)s") % {"name": name} if name else _("A model server")
+
+
+def _server_title(what: str, move: ServerEvent) -> str:
+    states = ModelServer.State
+    match (move.from_state, move.to_state):
+        case (_before, states.DOWN):
+            return _("%(what)s stopped answering") % {"what": what}
+        case (states.DOWN, states.UP):
+            return _("%(what)s answers again") % {"what": what}
+    return f"{what}: {move.get_to_state_display()}"
+
+
+_DEPLOYMENTS = ("ark:CreateModelDeployment", "ark:UpdateModelDeployment", "ark:DeleteModelDeployment")
+
+
+def _done_title(what: str, event: Event) -> str:
+    before, after = event.changes.get("is_enabled", (None, None))
+    match event.action:
+        case "ark:CreateModelDeployment":
+            return _("A model server was added to the version")
+        case "ark:DeleteModelDeployment":
+            return _("A model server was taken from the version")
+    if before is True and after is False:
+        # Calls that run there end where they began.
+        return _("%(what)s was switched off: no new calls go to it") % {"what": what}
+    if before is False and after is True:
+        return _("%(what)s was switched on") % {"what": what}
+    return _("Model server changed")
+
+
+def _done_detail(event: Event, *, shows_servers: bool) -> str:
+    if not shows_servers:
+        return ", ".join(sorted(event.changes))
+    return "; ".join(
+        f"{name}: {forms.as_text(before) or '–'} → {forms.as_text(after) or '–'}"
+        for name, (before, after) in sorted(event.changes.items())
+    )
 
 
 def _band(endpoint: Endpoint, moves: Sequence[EndpointEvent], since: datetime, until: datetime) -> list[dict[str, Any]]:

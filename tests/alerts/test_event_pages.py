@@ -21,6 +21,7 @@ from alerts.event_queries import ORDER
 from alerts.models import AlertEvent, Delivery, EventNote, Notification, Silence
 from arkconsole import health
 from audit.models import Event
+from catalog.models import ServerEvent
 from common.paging import paginate
 from endpoints.models import Endpoint, EndpointEvent, Status
 from iam.models import Project, User
@@ -267,8 +268,16 @@ def test_what_changed_before_is_there_with_its_distance(browser: Client, event: 
         endpoint=endpoint, at=event.starts_at + timedelta(minutes=5), from_status=Status.ABNORMAL,
         to_status=Status.RUNNING,
     )  # fmt: skip
+    server = endpoint.version.deployments.get().server
+    for minutes, before, after, reason in ((8, "up", "down", "refused"), (2, "down", "up", "")):
+        ServerEvent.objects.create(
+            server=server, at=event.starts_at - timedelta(minutes=minutes), from_state=before, to_state=after,
+            reason=reason,
+        )  # fmt: skip
     page = words(text(browser, event.get_absolute_url()))
     assert "9 min before" in page
+    assert "8 min before A model server stopped answering Nothing listens there" in page
+    assert "2 min before A model server answers again" in page
     assert "5 min after" in page
     assert "3 h 0 min before" not in page
 
@@ -339,7 +348,7 @@ def test_the_page_of_an_event_costs_so_many_queries(browser: Client, event: Aler
         tell(event, name=f"{number}")
     with CaptureQueriesContext(connection) as captured:
         text(browser, event.get_absolute_url())
-    assert len(captured) <= 36
+    assert len(captured) <= 38
     for number in range(20):
         tell(event, name=f"{number}")
         builders.alert_event(endpoint_id=event.endpoint_id, phase="resolved")

@@ -72,6 +72,10 @@ def test_a_change_of_state_is_announced_and_its_reason_kept() -> None:
     server.refresh_from_db()
     assert (server.state, server.state_sentence, server.reported_models) == (State.UP, "", ["a"])
     assert len(changes("server")) == 2
+    kept = [(event.from_state, event.to_state, event.reason, event.detail) for event in server.events.all()]
+    assert kept == [(State.UP, State.DOWN, "refused", "Connection refused"), (State.DOWN, State.UP, "", "")]
+    services.forget_events(now=NOW + timedelta(days=90, seconds=1))
+    assert not server.events.exists()
 
 
 @pytest.mark.django_db

@@ -8,6 +8,9 @@ import pytest
 from django.http import QueryDict
 from django.utils import translation
 
+from catalog import services as catalog
+from catalog.models import Deployment, Trouble
+from catalog.services import ProbeOutcome, ServerSettings
 from endpoints import services
 from endpoints.lifecycle import Reason
 from endpoints.models import Endpoint, EndpointEvent, SwitchEvent
@@ -108,12 +111,44 @@ def test_edits_are_marked_with_what_they_changed() -> None:
     assert mark["at"] == ago(5).timestamp()
 
 
+def test_servers_that_went_came_back_or_were_switched_off_are_marked() -> None:
+    server, elsewhere = builders.model_server(name="gpu-1"), builders.model_server(name="gpu-9")
+    version = builders.model_version(servers=[server])
+    endpoint = builders.endpoint(created_at=ago(600), version=version)
+    target = builders.model_version(servers=[builders.model_server(name="gpu-2")])
+    builders.version_switch(endpoint=endpoint, target=target, created_at=ago(50))
+    refused = ProbeOutcome(trouble=Trouble.REFUSED, detail="Connection refused")
+    for each in (server, elsewhere):
+        for second in range(3):
+            catalog.record_probe(server_id=each.pk, outcome=refused, now=ago(40) + timedelta(seconds=second))
+    catalog.record_probe(server_id=server.pk, outcome=ProbeOutcome(), now=ago(30))
+    who = builders.actor()
+    settings = ServerSettings(name="gpu-1", base_url=server.base_url, is_enabled=False)
+    catalog.update_server(server=server, settings=settings, by=who, now=ago(20))
+    (running,) = Deployment.objects.filter(version=target)
+    running.is_enabled = False
+    catalog.save_deployment(deployment=running, by=who, now=ago(10))
+    found = last_hour(endpoint)["marks"]
+    assert [(mark["kind"], mark["title"], mark["by"]) for mark in found] == [
+        ("server", "A model server stopped answering", ""),
+        ("server", "A model server answers again", ""),
+        ("server", "A model server was switched off: no new calls go to it", who.name),
+        ("server", "A model server was switched off: no new calls go to it", who.name),
+    ]
+    assert found[0]["detail"].startswith("Nothing listens there")
+    assert "gpu" not in str(found)
+    shown = marks.marks(endpoint, MonitoringFilters.of(QueryDict("range=1h"), now=NOW), shows_servers=True)["marks"]
+    assert shown[0]["title"] == "Model server gpu-1 stopped answering"
+    assert shown[0]["detail"].endswith("Connection refused")
+    assert "is_enabled: True → False" in shown[2]["detail"]
+
+
 def test_an_endpoint_that_flaps_shows_the_latest_and_says_how_many(django_assert_max_num_queries: Any) -> None:
     endpoint = builders.endpoint(created_at=ago(600))
     for number in range(150):
         here, there = ("Running", "Abnormal")[:: 1 if number % 2 else -1]
         moved(endpoint, here, there, 59 - number / 3)
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(8):
         found = last_hour(endpoint)
     assert len(found["marks"]) == marks.MOST
     assert found["note"] == "The latest 100 of 150 changes are marked."

@@ -4,7 +4,7 @@ import { colours, faded } from "../charts.js";
 const SERIES = 8;
 const NAMED = {
   border: "--ark-border", hint: "--ark-hint", limit: "--ark-bad", surface: "--ark-surface",
-  status: "--ark-warn", switch: "--ark-accent-text", edit: "--ark-control-border", alert: "--ark-bad",
+  status: "--ark-warn", server: "--ark-warn", switch: "--ark-accent-text", edit: "--ark-control-border", alert: "--ark-bad",
 };
 let known = null;
 
