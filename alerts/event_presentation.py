@@ -15,7 +15,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
-from alerts import actions, channels, event_queries, messages, silences, templates
+from alerts import actions, channels, event_queries, messages, notifications, silences, templates
 from alerts.models import AlertEvent, Delivery, EventNote, Notification, Phase, Rule, Silence, SyncState
 from catalog.models import ModelServer
 from common.templatetags import ark
@@ -131,6 +131,7 @@ class Buttons:
     """What fits the event and the person; a button that cannot work is not shown."""
 
     acknowledge: bool
+    take_back: bool
     note: bool
     silence: bool
     end_silence: bool
@@ -148,6 +149,7 @@ def buttons(event: AlertEvent, endpoint: Endpoint | None, *, by: Actor) -> Butto
     may_update = by.can(actions.UPDATE_ALERT, cast(Resource, event))
     return Buttons(
         acknowledge=may_update and event.is_open and event.acknowledged_at is None,
+        take_back=may_update and event.is_open and event.acknowledged_at is not None,
         note=may_update,
         silence=project is not None and event.is_open and by.can(actions.CREATE_SILENCE, project),
         end_silence=project is not None and by.can(actions.DELETE_SILENCE, project),
@@ -307,18 +309,35 @@ class Told:
 def told(event: AlertEvent) -> Told:
     """Newest first; two queries."""
     deliveries = Prefetch("deliveries", Delivery.objects.select_related("digested_into"))
-    found = list(event.notifications.select_related("policy").prefetch_related(deliveries)[:MOST_NOTIFICATIONS])
-    shown = [_message(event, notification) for notification in found]
+    found = list(event.notifications.select_related("policy").prefetch_related(deliveries)[: MOST_NOTIFICATIONS + 1])
+    said = [(notification.told, _has_reached(notification)) for notification in found]
+    has_more, shown = len(found) > MOST_NOTIFICATIONS, []
+    for place, notification in enumerate(found[:MOST_NOTIFICATIONS]):
+        repeat = notifications.times_told(str(event.pk), said[place + 1 :])
+        if repeat and has_more:
+            # Of more than are looked at the slot has counted on.
+            repeat = max(repeat, notification.slot)
+        shown.append(_message(event, notification, repeat=repeat))
     is_waiting = any(line.is_waiting for message in shown for line in message.lines)
     return Told(shown, "" if shown else _why_nobody(event), is_waiting or event.is_open)
 
 
-def _message(event: AlertEvent, notification: Notification) -> Message:
+def _has_reached(notification: Notification) -> bool:
+    """Whether anybody has got it, by itself or within a summary."""
+    return any(_as_sent(row).state == Delivery.State.SENT for row in notification.deliveries.all())
+
+
+def _as_sent(row: Delivery) -> Delivery:
+    """The delivery that it went as."""
+    return row.digested_into if row.state == Delivery.State.DIGESTED and row.digested_into else row
+
+
+def _message(event: AlertEvent, notification: Notification, *, repeat: int) -> Message:
     is_over = notification.told.get(str(event.pk), notification.status) == Notification.Status.RESOLVED
     if is_over:
         title = _("It is over")
-    elif notification.slot:
-        title = _("It still fires (repeat %(number)d)") % {"number": notification.slot}
+    elif repeat:
+        title = _("It still fires (repeat %(number)d)") % {"number": repeat}
     else:
         title = _("It fires")
     return Message(
@@ -330,7 +349,7 @@ def _message(event: AlertEvent, notification: Notification) -> Message:
 
 
 def _line(row: Delivery) -> DeliveryLine:
-    delivery = row.digested_into if row.state == Delivery.State.DIGESTED and row.digested_into else row
+    delivery = _as_sent(row)
     is_sent = delivery.state == Delivery.State.SENT
     is_waiting = delivery.state in (Delivery.State.QUEUED, Delivery.State.SENDING)
     parts = [

@@ -19,7 +19,10 @@ MAX_NOTE = 1000
 
 
 def acknowledge(*, event: AlertEvent, by: Actor, now: datetime) -> AlertEvent:
-    """Say that somebody looks after it; of two at once the first is the one. Raises `NotAllowed`."""
+    """Say that somebody looks after it, so that nobody is reminded; of two at once the first is the one.
+
+    Its end is told all the same, and what is worse is an event of its own. Raises `NotAllowed`.
+    """
     with _attempt(event, by=by, now=now) as noted:
         is_first = AlertEvent.objects.filter(pk=event.pk, acknowledged_at__isnull=True).update(
             acknowledged_at=now, acknowledged_by_name=by.name
@@ -27,6 +30,19 @@ def acknowledge(*, event: AlertEvent, by: Actor, now: datetime) -> AlertEvent:
         if is_first:
             EventNote.objects.create(event=event, at=now, kind=EventNote.Kind.ACKNOWLEDGED, by_name=by.name)
             noted.changed(acknowledged_by=(None, by.name))
+    event.refresh_from_db()
+    return event
+
+
+def take_back(*, event: AlertEvent, by: Actor, now: datetime) -> AlertEvent:
+    """Say that nobody looks after it any more: reminders go on. Raises `NotAllowed`."""
+    with _attempt(event, by=by, now=now) as noted:
+        before = event.acknowledged_by_name
+        if AlertEvent.objects.filter(pk=event.pk, acknowledged_at__isnull=False).update(
+            acknowledged_at=None, acknowledged_by_name=""
+        ):
+            EventNote.objects.create(event=event, at=now, kind=EventNote.Kind.UNACKNOWLEDGED, by_name=by.name)
+            noted.changed(acknowledged_by=(before, None))
     event.refresh_from_db()
     return event
 

@@ -230,7 +230,7 @@ def acknowledge(request: ConsoleRequest, pk: int) -> HttpResponse:
     is_first = found.acknowledged_at is None
     found = event_services.acknowledge(event=found, by=actor_of(request), now=now)
     if is_first:
-        message = _("Acknowledged. Others see that you look after it.")
+        message = _("Acknowledged. Others see that you look after it, and nobody is reminded.")
     else:
         message = _("%(name)s looks after it already.") % {"name": found.acknowledged_by_name}
     if not request.htmx:
@@ -238,6 +238,17 @@ def acknowledge(request: ConsoleRequest, pk: int) -> HttpResponse:
     found = find_event(request, pk)
     response = render(request, "alerts/_event_actions.html", _head(request, found, _endpoint(request, found), now))
     return htmx.trigger(htmx.announce(response, message), f"event-{found.pk}")
+
+
+@require_POST
+def take_back(request: ConsoleRequest, pk: int) -> HttpResponse:
+    """Look after it no more: others are reminded again."""
+    found = find_event(request, pk, actions.UPDATE_ALERT)
+    found = event_services.take_back(event=found, by=actor_of(request), now=timezone.now())
+    message = _("Others are reminded again.")
+    if not request.htmx:
+        return htmx.done(request, found.get_absolute_url(), message)
+    return htmx.trigger(htmx.announce(HttpResponse(status=204), message), f"event-{found.pk}")
 
 
 @require_http_methods(["GET", "POST"])

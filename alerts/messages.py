@@ -14,7 +14,7 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from alerts import links, templates
+from alerts import links, notifications, templates
 from alerts.channels.base import Message, Tone
 from alerts.models import AlertEvent, Contact, ContactMethod, Notification, Phase
 from endpoints.models import Endpoint
@@ -91,12 +91,12 @@ def of_notification(notification: Notification, *, method: ContactMethod, refere
     contact = method.contact
     alerts = _alerts(notification)
     with _reader(contact):
-        total = _total(notification, alerts)
+        total, repeat = _total(notification, alerts), notifications.repeats(notification)
         if total == 1 and alerts:
-            title, lines = _single(notification, alerts[0], contact=contact, now=now)
+            title, lines = _single(notification, alerts[0], contact=contact, repeat=repeat)
             url, link_text = links.event_url(alerts[0].event), _("See what happened")
         else:
-            title, lines = _several(notification, alerts, total=total, contact=contact)
+            title, lines = _several(notification, alerts, total=total, contact=contact, repeat=repeat)
             url = links.events_url(project_id=notification.policy.project_id, level=notification.level)
             link_text = _("See the alerts")
         return Message(
@@ -108,7 +108,7 @@ def of_notification(notification: Notification, *, method: ContactMethod, refere
             language=contact.language,
             thread=_thread(alerts, notification),
             reference=reference,
-            payload=_payload(notification, alerts, total=total, url=url, reference=reference),
+            payload=_payload(notification, alerts, total=total, repeat=repeat, url=url, reference=reference),
             spoken=_spoken(notification, alerts, total=total),
             words=_words(notification, alerts, total=total),
             unsubscribe_url=links.unsubscribe_url(method),
@@ -231,13 +231,13 @@ def headline(notification: Notification) -> str:
     """One line about a notification in the language in force: how bad, what, where."""
     alerts = _alerts(notification, limit=2)
     total = _total(notification, alerts)
-    return _title(notification, alerts, total=total)
+    return _title(notification, alerts, total=total, repeat=notifications.repeats(notification))
 
 
 # --- one alert, several alerts -----------------------------------------------------------------------------------------
 
 
-def _single(notification: Notification, alert: Alert, *, contact: Contact, now: datetime) -> tuple[str, list[str]]:
+def _single(notification: Notification, alert: Alert, *, contact: Contact, repeat: int) -> tuple[str, list[str]]:
     event = alert.event
     lines = [_("Endpoint: %(endpoint)s") % {"endpoint": alert.endpoint} if event.endpoint_id else ""]
     since = _time(event.starts_at, contact)
@@ -260,11 +260,11 @@ def _single(notification: Notification, alert: Alert, *, contact: Contact, now: 
             lines.append(_("It is over since %(time)s.") % {"time": _time(event.ends_at, contact)})
     lines += [_own_text(alert), _labels(event)]
     lines.append(_("Project: %(name)s") % {"name": notification.policy.project.name})
-    return _title(notification, [alert], total=1), lines
+    return _title(notification, [alert], total=1, repeat=repeat), lines
 
 
 def _several(
-    notification: Notification, alerts: Sequence[Alert], *, total: int, contact: Contact
+    notification: Notification, alerts: Sequence[Alert], *, total: int, contact: Contact, repeat: int
 ) -> tuple[str, list[str]]:
     lines = []
     over = _count_over(notification, alerts)
@@ -275,14 +275,14 @@ def _several(
     lines += [_listed(alert, contact) for alert in alerts[:LISTED]]
     lines.append(_and_more(total - len(alerts[:LISTED])))
     lines.append(_("Project: %(name)s") % {"name": notification.policy.project.name})
-    return _title(notification, alerts, total=total), lines
+    return _title(notification, alerts, total=total, repeat=repeat), lines
 
 
-def _title(notification: Notification, alerts: Sequence[Alert], *, total: int) -> str:
+def _title(notification: Notification, alerts: Sequence[Alert], *, total: int, repeat: int) -> str:
     what = _what(alerts, total=total)
     if notification.status == Notification.Status.RESOLVED:
         return _("[%(level)s resolved] %(what)s") % {"level": notification.level, "what": what}
-    if notification.slot:
+    if repeat:
         return _("[%(level)s still firing] %(what)s") % {"level": notification.level, "what": what}
     return _("[%(level)s] %(what)s") % {"level": notification.level, "what": what}
 
@@ -356,12 +356,12 @@ def _words(notification: Notification, alerts: Sequence[Alert], *, total: int) -
 
 
 def _payload(
-    notification: Notification, alerts: Sequence[Alert], *, total: int, url: str, reference: str
+    notification: Notification, alerts: Sequence[Alert], *, total: int, repeat: int, url: str, reference: str
 ) -> dict[str, Any]:
     project = notification.policy.project
     return {
         "version": SCHEMA_VERSION, "type": "alert", "id": reference, "status": notification.status,
-        "level": notification.level, "at": _iso(notification.at), "repeat": notification.slot, "total": total,
+        "level": notification.level, "at": _iso(notification.at), "repeat": repeat, "total": total,
         "project": {"id": project.pk, "name": project.name},
         "policy": {"id": notification.policy_id, "name": notification.policy.name},
         "url": url, "alerts": [_alert_payload(alert) for alert in alerts],

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet
+from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 
 from alerts import events
 from alerts.models import (
@@ -43,6 +43,8 @@ LOOKED_AT = 50
 """Notifications that are looked at for what was told already."""
 SHOWN = 100
 """Alerts of one notification that its payload holds; messages show far fewer, and say how many there are."""
+REACHED = Q(state=Delivery.State.SENT) | Q(state=Delivery.State.DIGESTED, digested_into__state=Delivery.State.SENT)
+"""Deliveries that somebody has got: sent, or within a summary that was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,15 @@ def is_news(
     told: Iterable[Told],
     *,
     over: Collection[str] = (),
+    seen: Collection[str] = (),
     now: datetime,
     repeat: timedelta,
 ) -> bool:
     """Whether anything in it was not told yet, or was told so long ago that it is time to repeat. Pure.
 
-    `statuses` is {event id: "firing" or "resolved"}, `over` the ids of those that have ended. The last word on an event
-    counts: that it fires again after a recovery was told is news, unless that was said earlier and came late. A recovery
-    is told once.
+    `statuses` is {event id: "firing" or "resolved"}, `over` the ids of those that have ended, `seen` of those that
+    somebody looks after: nobody is reminded of these. The last word on an event counts: that it fires again after a
+    recovery was told is news, unless that was said earlier and came late. A recovery is told once.
     """
     last: dict[str, Told] = {}
     for one in told:
@@ -79,9 +82,23 @@ def is_news(
             continue
         if said.statuses[event_id] != status:
             return True
-        if status == Status.FIRING and now - said.at >= repeat * EARLY:
+        if status == Status.FIRING and event_id not in seen and now - said.at >= repeat * EARLY:
             return True
     return False
+
+
+def times_told(event_id: str, before: Iterable[tuple[Mapping[str, str], bool]]) -> int:
+    """How often somebody heard that it fires, since it was last said to be over. Pure.
+
+    `before` is what was said earlier, the latest first: the status of each event, and whether it reached anybody.
+    """
+    count = 0
+    for statuses, has_reached in before:
+        status = statuses.get(event_id)
+        if status == Status.RESOLVED:
+            break
+        count += status == Status.FIRING and has_reached
+    return count
 
 
 def group_key(labels: Mapping[str, str]) -> str:
@@ -144,10 +161,15 @@ def tell(
         key = group_key(labels)
         statuses = {str(event.pk): status for event, status in lines}
         # Asked anew: what was read before the lock may have ended since, and its end been told.
-        ended = AlertEvent.objects.filter(pk__in=[event.pk for event, _status in lines], phase=Phase.RESOLVED)
-        over = {str(pk) for pk in ended.order_by().values_list("pk", flat=True)}
+        stand = AlertEvent.objects.filter(pk__in=[event.pk for event, _status in lines]).order_by()
+        over, seen = set(), set()
+        for pk, phase, acknowledged_at in stand.values_list("pk", "phase", "acknowledged_at"):
+            if phase == Phase.RESOLVED:
+                over.add(str(pk))
+            if acknowledged_at is not None:
+                seen.add(str(pk))
         repeat = timedelta(seconds=plan.repeat_seconds)
-        if not is_news(statuses, _told(policy_id, lines, now), over=over, now=now, repeat=repeat):
+        if not is_news(statuses, _told(policy_id, lines, now), over=over, seen=seen, now=now, repeat=repeat):
             return None
         return _make(policy, plan, key, labels, lines, statuses, left_out, now)
 
@@ -159,6 +181,29 @@ def _told(policy_id: int, lines: Sequence[tuple[AlertEvent, str]], now: datetime
         policy_id=policy_id, at__gt=now - REMEMBERED, pk__in=speak.values("notification_id")
     )
     return [Told(at, told) for at, told in rows.order_by("-at", "-pk").values_list("at", "told")[:LOOKED_AT]]
+
+
+def repeats(notification: Notification) -> int:
+    """How often all that fires in it had reached somebody before; 0 when some of it is news. One query.
+
+    Not its slot: a first message that was lost makes no reminder of the second, and another grouping no first one.
+    """
+    firing = [event_id for event_id, status in notification.told.items() if status == Status.FIRING]
+    if not firing:
+        return 0
+    speak = Notification.events.through._default_manager.filter(alertevent__in=firing)
+    before = (
+        Notification.objects.filter(
+            policy_id=notification.policy_id, pk__lt=notification.pk, at__gt=notification.at - REMEMBERED,
+            pk__in=speak.values("notification_id"),
+        )
+        .annotate(has_reached=Exists(Delivery.objects.filter(REACHED, notification=OuterRef("pk"))))
+        .order_by("-pk")
+    )  # fmt: skip
+    said = list(before.values_list("told", "has_reached")[:LOOKED_AT])
+    count = min(times_told(event_id, said) for event_id in firing)
+    # Of more than are looked at the slot has counted on.
+    return max(count, notification.slot) if len(said) == LOOKED_AT and count else count
 
 
 def _make(
@@ -178,16 +223,14 @@ def _make(
     is_firing = Status.FIRING in statuses.values()
     notification = Notification.objects.create(
         policy=policy, level=plan.level, group_key=key, digest=name, slot=slot, at=now, told=statuses,
-        status=Status.FIRING if is_firing else Status.RESOLVED, payload=_payload(labels, lines, left_out, slot),
+        status=Status.FIRING if is_firing else Status.RESOLVED, payload=_payload(labels, lines, left_out),
     )  # fmt: skip
     notification.events.add(*(event.pk for event, _status in lines))
     Delivery.objects.bulk_create(_deliveries(notification, plan, set(statuses.values()), now))
     return notification
 
 
-def _payload(
-    labels: Mapping[str, str], lines: Sequence[tuple[AlertEvent, str]], left_out: int, slot: int
-) -> dict[str, Any]:
+def _payload(labels: Mapping[str, str], lines: Sequence[tuple[AlertEvent, str]], left_out: int) -> dict[str, Any]:
     # Those that fire first, the worst, the oldest: what a short message shows.
     ordered = sorted(lines, key=lambda line: (line[1] != Status.FIRING, line[0].level, line[0].starts_at))
     return {
@@ -195,7 +238,6 @@ def _payload(
         "alerts": [_line(event, status) for event, status in ordered[:SHOWN]],
         "total": len(lines) + left_out,
         "firing": sum(status == Status.FIRING for _event, status in lines),
-        "repeat": slot,
     }
 
 

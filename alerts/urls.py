@@ -24,6 +24,7 @@ urlpatterns: list[URLPattern] = [
     path("events/<alert_id:pk>/log", event_views.event_log, name="event_log"),
     path("events/<alert_id:pk>/chart", event_views.chart, name="event_chart"),
     path("events/<alert_id:pk>/acknowledge", event_views.acknowledge, name="event_acknowledge"),
+    path("events/<alert_id:pk>/take-back", event_views.take_back, name="event_take_back"),
     path("events/<alert_id:pk>/note", event_views.note, name="event_note"),
     path("events/<alert_id:pk>/silence", event_views.silence, name="event_silence"),
     path("silences", event_views.silence_list, name="silences"),

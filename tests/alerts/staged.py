@@ -94,7 +94,6 @@ def _make(endpoint_id: str, names: list[str]) -> dict[str, int]:
             told={str(event.pk): "firing"},
         )  # fmt: skip
         told.events.add(event)
-        EventNote.objects.create(event=event, at=begun, kind="notified", text=policy.name)
         for kind, hint, values in (
             ("feishu", "open.feishu.cn/…3f2a", {"state": "sent", "answer_status": 200, "answer_code": "0", "latency_ms": 212, "attempts": 1, "sent_at": begun}),
             ("email", "l***@example.com", {"state": "failed", "answer_code": "550", "answer_text": "no such user", "attempts": 1}),

@@ -427,8 +427,33 @@ def test_one_press_acknowledges_and_the_first_is_the_one(browser: Client, projec
     assert "event-acknowledge" not in answer.content.decode()
     second = signed_in(builders.member(project, policy_name="VMPFullAccess", username="zhao"))
     assert "li.wei looks after it already" in triggers(second.post(url, headers=htmx("x")))["toast"]["message"]
-    assert "li.wei looks after it" in words(text(browser, event.get_absolute_url()))
     assert second.post(url).headers["Location"] == event.get_absolute_url()
+    page = text(browser, event.get_absolute_url())
+    assert "li.wei looks after it" in words(page)
+    assert "Nobody is reminded of it" in words(page)
+    assert 'id="event-take-back"' in page
+
+
+def test_taking_it_back_has_others_reminded_again(browser: Client, reader: Client, event: AlertEvent) -> None:
+    browser.post(f"{event.get_absolute_url()}/acknowledge")
+    url = f"{event.get_absolute_url()}/take-back"
+    assert reader.post(url).status_code == 403
+    assert 'id="event-take-back"' not in text(reader, event.get_absolute_url())
+    assert f"event-{event.pk}" in triggers(browser.post(url, headers=htmx("x")))
+    browser.post(url)
+    event.refresh_from_db()
+    assert (event.acknowledged_at, event.acknowledged_by_name) == (None, "")
+    page = text(browser, event.get_absolute_url())
+    assert 'id="event-acknowledge"' in page
+    assert "No longer acknowledged li.wei" in words(page)
+    assert event.notes.filter(kind="unacknowledged").count() == 1
+
+
+def test_what_was_lost_makes_no_reminder_of_the_next_message(event: AlertEvent) -> None:
+    for state in ("failed", "sent", "queued"):
+        tell(event, state=state)
+    titles = [message.title for message in event_presentation.told(event).messages]
+    assert titles == ["It still fires (repeat 1)", "It fires", "It fires"]
 
 
 def test_a_note_is_added_and_read(browser: Client, event: AlertEvent) -> None:

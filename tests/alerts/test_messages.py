@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from alerts import messages, templates
 from alerts.channels.base import Message, Tone
-from alerts.models import AlertEvent, ContactMethod, Notification
+from alerts.models import AlertEvent, ContactMethod, Delivery, Notification
 from tests import builders
 from tests.builders import NOW
 
@@ -95,7 +95,19 @@ def test_a_recovery_says_how_long_it_was(method: ContactMethod) -> None:
 
 
 def test_a_repeat_says_that_it_is_one(method: ContactMethod) -> None:
-    assert message_of(notification_of(event_of(), slot=2), method).title.startswith("[P0 still firing] 客服助手")
+    event = event_of()
+    first = notification_of(event)
+    again = Notification.objects.create(
+        policy=first.policy, level="P0", status="firing", at=first.at, group_key=first.group_key, digest=first.digest,
+        told=first.told, payload=first.payload, slot=1,
+    )  # fmt: skip
+    again.events.add(event)
+    # The first one was lost: whatever its number, this is the first that anybody reads.
+    assert message_of(again, method).title.startswith("[P0] 客服助手")
+    Delivery.objects.create(notification=first, kind="email", state="sent", at=NOW)
+    assert message_of(again, method).title.startswith("[P0 still firing] 客服助手")
+    assert message_of(again, method).payload["repeat"] == 1
+    assert message_of(first, method).payload["repeat"] == 0
 
 
 def test_a_message_that_waited_says_what_is_over_meanwhile(method: ContactMethod) -> None:
@@ -122,7 +134,7 @@ def test_five_hundred_endpoints_are_ten_lines_and_a_count(
     method = ContactMethod.objects.select_related("contact__project").get(pk=method.pk)
     notification = Notification.objects.select_related("policy__project").get(pk=notification.pk)
 
-    with django_assert_max_num_queries(3):
+    with django_assert_max_num_queries(4):
         message = message_of(notification, method)
 
     assert message.title == "[P0] Error rate: 500 endpoints"

@@ -10,9 +10,9 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from alerts import events, notifications, reports
+from alerts import event_services, events, notifications, reports
 from alerts.models import AlertEvent, Delivery, Notification, NotificationPolicy, Phase, Pulse
-from alerts.notifications import Told, is_news
+from alerts.notifications import Told, is_news, times_told
 from alerts.reports import GroupPost, Report
 from tests import builders
 from tests.alerts.test_events import side_by_side
@@ -69,6 +69,34 @@ def test_what_was_said_before_its_end_and_came_after_it_is_no_news() -> None:
     assert is_news({"1": "firing"}, before, over=set(), now=NOW, repeat=HOUR)
     # Whoever heard nothing of it yet hears of it, and then of its end.
     assert is_news({"1": "firing"}, [], over={"1"}, now=NOW, repeat=HOUR)
+
+
+def test_nobody_is_reminded_of_what_somebody_looks_after() -> None:
+    before = [Told(at(-90), {"1": "firing", "2": "firing"})]
+
+    assert not is_news({"1": "firing"}, before, seen={"1"}, now=NOW, repeat=HOUR)
+    assert is_news({"1": "firing", "2": "firing"}, before, seen={"1"}, now=NOW, repeat=HOUR)
+    # What is new is told all the same: its end, and what joins it.
+    assert is_news({"1": "resolved"}, before, seen={"1"}, now=NOW, repeat=HOUR)
+    assert is_news({"1": "firing", "3": "firing"}, before, seen={"1"}, now=NOW, repeat=HOUR)
+
+
+@pytest.mark.parametrize(
+    ("before", "times"),
+    [
+        ([], 0),
+        ([({"1": "firing"}, True)], 1),
+        # Lost on the way, and of another one.
+        ([({"1": "firing"}, False)], 0),
+        ([({"2": "firing"}, True)], 0),
+        ([({"1": "firing"}, True), ({"1": "firing"}, False), ({"1": "firing"}, True)], 2),
+        # It was over in between.
+        ([({"1": "resolved"}, True), ({"1": "firing"}, True)], 0),
+        ([({"1": "firing"}, True), ({"1": "resolved"}, False), ({"1": "firing"}, True)], 1),
+    ],
+)
+def test_how_often_it_was_told(before: list[tuple[dict[str, str], bool]], times: int) -> None:
+    assert times_told("1", before) == times
 
 
 # --- what is posted ----------------------------------------------------------------------------------------------------
@@ -138,6 +166,35 @@ def test_repeats_are_told_each_in_a_slot_of_its_own(policy: NotificationPolicy) 
 
     assert list(Notification.objects.order_by("pk").values_list("slot", flat=True)) == [0, 1, 2]
     assert Notification.objects.values("digest").distinct().count() == 1
+
+
+@pytest.mark.django_db
+def test_a_reminder_is_one_of_what_had_arrived(policy: NotificationPolicy) -> None:
+    made = [receive(group(report(policy=policy), policy=policy), minute) for minute in (0, 60, 120)]
+    first, second, third = [each for each in made if each is not None]
+    first.deliveries.update(state="failed")
+    second.deliveries.filter(kind="webhook").update(state="sent")
+    assert [notifications.repeats(each) for each in (first, second, third)] == [0, 0, 1]
+    # Something new in it is news.
+    joined = receive(group(report(policy=policy), report(policy=policy, ark_endpoint="ep-2"), policy=policy), 121)
+    assert joined is not None
+    assert notifications.repeats(joined) == 0
+    # Another grouping makes no first message of it.
+    alone = receive(group(report(policy=policy), policy=policy, ark_endpoint="ep-1"), 190)
+    assert alone is not None
+    assert (alone.slot, notifications.repeats(alone)) == (0, 1)
+
+
+@pytest.mark.django_db
+def test_acknowledging_stops_the_reminders_until_it_is_over(policy: NotificationPolicy) -> None:
+    receive(group(report(policy=policy), policy=policy))
+    event, by = AlertEvent.objects.get(), builders.actor()
+    event_services.acknowledge(event=event, by=by, now=at(5))
+    assert receive(group(report(policy=policy), policy=policy), 70) is None
+    event_services.take_back(event=event, by=by, now=at(71))
+    assert receive(group(report(policy=policy), policy=policy), 72) is not None
+    event_services.acknowledge(event=event, by=by, now=at(73))
+    assert receive(group(report(0, 140, is_over=True, policy=policy), policy=policy), 141) is not None
 
 
 @pytest.mark.django_db
