@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from typing import Any
 import httpx
 from django.conf import settings
 from django.db.models import Exists, OuterRef
+from django.utils import timezone
 
 from alerts import channels, installation, reports, routing, silences
 from alerts.models import ContactMethod, Level, MethodKind, PolicyLevel, Pulse, Silence, SyncState
@@ -34,6 +36,8 @@ AHEAD = timedelta(minutes=10)
 """A silence is handed over before it begins, so that it begins in time also when we are away."""
 
 CREATOR = "arkconsole"
+INSTALLATION = "installation"
+"""A pulse that never beats: its text is a name of this installation's own."""
 UNJUDGED = "unprocessed"
 
 
@@ -226,13 +230,21 @@ class Held:
     ends_at: datetime
 
 
+def _creator() -> str:
+    """Who silences of ours say made them: another installation may share the Alertmanager, and has numbers of its own."""
+    named, _is_new = Pulse.objects.get_or_create(
+        name=INSTALLATION, defaults={"at": timezone.now(), "since": timezone.now(), "text": secrets.token_hex(8)}
+    )
+    return f"{CREATOR}:{named.text}"
+
+
 def held_silences() -> list[Held]:
-    """What Alertmanager has of ours and has not ended. Raises `Trouble`."""
-    found = []
+    """What Alertmanager has of this installation and has not ended. Raises `Trouble`."""
+    found, ours = [], _creator()
     for each in _json("GET", "/api/v2/silences"):
         try:
-            creator, _colon, number = str(each["createdBy"]).partition(":")
-            if creator != CREATOR or not number.isdecimal() or each["status"]["state"] == "expired":
+            creator, _colon, number = str(each["createdBy"]).rpartition(":")
+            if creator != ours or not number.isdecimal() or each["status"]["state"] == "expired":
                 continue
             starts_at, ends_at = reports.instant(each["startsAt"]), reports.instant(each["endsAt"])
             if starts_at is not None and ends_at is not None:
@@ -274,7 +286,7 @@ def _hand_over(row: Silence, plan: silences.Window, now: datetime) -> str:
         ],
         "startsAt": max(plan.starts_at, now).astimezone(UTC).isoformat(),
         "endsAt": plan.ends_at.astimezone(UTC).isoformat(),
-        "createdBy": f"{CREATOR}:{row.pk}",
+        "createdBy": f"{_creator()}:{row.pk}",
         "comment": row.reason,
     }
     try:

@@ -59,6 +59,7 @@ def ask(*, method: ContactMethod, by: Actor, now: datetime) -> Answer:
     else:
         message = messages.test(stored, by_name=by.name, reference=reference, now=now)
     answer = _send(stored, message, now=now)
+    _note_answer(stored, answer, by=by, now=now)
     if answer.ok and kind not in (MethodKind.EMAIL, MethodKind.PHONE):
         _agreed(stored, by=by, now=now)
     return answer
@@ -130,6 +131,7 @@ def test_send(*, method: ContactMethod, by: Actor, now: datetime) -> Answer:
         _count_message(stored, now=now)
     message = messages.test(stored, by_name=by.name, reference=_reference("test", stored, now), now=now)
     answer = _send(stored, message, now=now)
+    _note_answer(stored, answer, by=by, now=now)
     if answer.ok:
         with transaction.atomic():
             deliveries.note_on_method(stored.pk, answer, now=now)
@@ -220,6 +222,19 @@ def _count_message(method: ContactMethod, *, now: datetime) -> None:
 
 def _send(method: ContactMethod, message: Message, *, now: datetime) -> Answer:
     return channels.of(method.kind).send(method, message, now=now)
+
+
+def _note_answer(method: ContactMethod, answer: Answer, *, by: Actor, now: datetime) -> None:
+    """Record what came of it: outcome, status and code. Not the other side's words: some repeat what they were sent."""
+    contact = method.contact
+    with attempt(
+        by=by, action=actions.SEND_VALIDATION_MESSAGE, project_id=contact.project_id, resource=contact.trn,
+        resource_name=contact.name, now=now,
+    ) as noted:  # fmt: skip
+        parts = (answer.outcome, str(answer.status or ""), answer.code)
+        noted.changed(
+            method=(None, str(method)), answer=(None, " ".join(dict.fromkeys(part for part in parts if part)))
+        )
 
 
 def _digest_of_code(method: ContactMethod, code: str) -> str:

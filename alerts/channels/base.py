@@ -187,11 +187,18 @@ def post(
     content_type: str,
     judge: Callable[[outbound.Answer], Answer],
     headers: Mapping[str, str] | None = None,
-    may_be_private: bool = False,
+    hosts: Sequence[str] | None = (),
 ) -> Answer:
-    """POST once, to vetted addresses only and without redirects, and have `judge` read the answer."""
+    """POST once, to vetted addresses only and without redirects, and have `judge` read the answer.
+
+    An address that people gave is held to `check_url` with `hosts` at this moment too: what an administrator allowed when
+    it was entered may be allowed no more. None: an administrator named the address.
+    """
     started = time.monotonic()
     try:
+        may_be_private = hosts is None or (bool(hosts) and is_named_by_us(url))
+        if hosts is not None:
+            check_url(url, hosts=hosts)
         with outbound.Client(
             connect_seconds=CONNECT_SECONDS,
             read_seconds=READ_SECONDS,
@@ -201,7 +208,7 @@ def post(
         ) as client:
             sent = {"Content-Type": content_type, "User-Agent": "ArkConsole", **(headers or {})}
             got = client.post(url, content=content, headers=sent)
-    except UnsafeAddress as error:
+    except DomainError as error:
         return Answer(Outcome.PERMANENT, code="unsafe_address", text=error.message)
     except outbound.OutboundError as error:
         return _without_answer(error, latency_ms=round((time.monotonic() - started) * 1000))

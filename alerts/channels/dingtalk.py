@@ -73,7 +73,7 @@ class DingTalk:
             content=base.fitted(render, message.text, MAX_BODY),
             content_type="application/json; charset=utf-8",
             judge=lambda got: base.judge_bot(got, code_names=("errcode",), text_names=("errmsg",), codes=_CODES),
-            may_be_private=base.is_named_by_us(to.address),
+            hosts=HOSTS,
         )
 
 

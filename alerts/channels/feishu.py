@@ -59,7 +59,7 @@ class Feishu:
             judge=lambda got: base.judge_bot(
                 got, code_names=("code", "StatusCode"), text_names=("msg", "StatusMessage"), codes=_CODES
             ),
-            may_be_private=base.is_named_by_us(to.address),
+            hosts=HOSTS,
         )
 
 

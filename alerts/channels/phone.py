@@ -152,7 +152,7 @@ class Aliyun:
             content=urlencode(parameters).encode(),
             content_type=_FORM,
             judge=self._judge,
-            may_be_private=True,
+            hosts=None,
         )
 
     def _judge(self, got: outbound.Answer) -> Answer:
@@ -207,7 +207,7 @@ class Twilio:
             content_type=_FORM,
             headers={"Authorization": f"Basic {proof}"},
             judge=self._judge,
-            may_be_private=True,
+            hosts=None,
         )
 
     def _judge(self, got: outbound.Answer) -> Answer:
@@ -237,7 +237,7 @@ class OwnHook:
                 content, secret=settings.ALERT_PHONE_SECRET, reference=message.reference, timestamp=int(now.timestamp())
             ),
             judge=self._judge,
-            may_be_private=True,
+            hosts=None,
         )
 
     def _judge(self, got: outbound.Answer) -> Answer:

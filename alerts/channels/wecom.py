@@ -51,7 +51,7 @@ class WeCom:
             content=base.to_json({"msgtype": "markdown", "markdown": {"content": content(message)}}),
             content_type="application/json; charset=utf-8",
             judge=lambda got: base.judge_bot(got, code_names=("errcode",), text_names=("errmsg",), codes=_CODES),
-            may_be_private=base.is_named_by_us(to.address),
+            hosts=HOSTS,
         )
 
 

@@ -202,18 +202,27 @@ def test_a_weekly_one_is_handed_over_stretch_by_stretch(here: AlertmanagerServer
 
 
 def test_silences_of_others_are_left_alone(here: AlertmanagerServer, now: datetime) -> None:
-    body = {
-        "matchers": [{"name": "a", "value": "b", "isRegex": False}],
-        "startsAt": now.isoformat(),
-        "endsAt": (now + HOUR).isoformat(),
-        "createdBy": "somebody",
-        "comment": "x",
-    }
-    made = httpx.post(f"{here.url}/api/v2/silences", json=body, trust_env=False).json()["silenceID"]
+    ours = builders.silence(starts_at=now, ends_at=now + HOUR)
+    alertmanager.silence(now=now)
+    (held,) = alertmanager.held_silences()
+    # A person's, and one of another installation that happens to have our number.
+    made = []
+    for creator in ("somebody", f"arkconsole:{ours.pk}", f"arkconsole:0123456789abcdef:{ours.pk}"):
+        body = {
+            "matchers": [{"name": "a", "value": "b", "isRegex": False}],
+            "startsAt": now.isoformat(),
+            "endsAt": (now + HOUR).isoformat(),
+            "createdBy": creator,
+            "comment": "x",
+        }
+        made.append(httpx.post(f"{here.url}/api/v2/silences", json=body, trust_env=False).json()["silenceID"])
+    Silence.objects.update(ended_at=now)
     alertmanager.silence(now=now)
 
-    told = httpx.get(f"{here.url}/api/v2/silence/{made}", trust_env=False).json()
-    assert told["status"]["state"] == "active"
+    for pk, state in [*((pk, "active") for pk in made), (held.id, "expired")]:
+        told = httpx.get(f"{here.url}/api/v2/silence/{pk}", trust_env=False).json()
+        assert told["status"]["state"] == state
+    assert alertmanager.held_silences() == []
 
 
 def test_what_is_silenced_or_inhibited_is_known(here: AlertmanagerServer, now: datetime) -> None:

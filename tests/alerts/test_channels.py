@@ -377,3 +377,15 @@ def test_what_is_fitted_fits_however_much_its_characters_weigh(text: str, limit:
 )  # fmt: skip
 def test_retry_after_in_both_its_forms(value: str, seconds: int) -> None:
     assert base.retry_after(value, now=NOW) == seconds
+
+
+@pytest.mark.parametrize("withdrawn", ["ALERT_ALLOW_HTTP", "ALERT_BOT_HOSTS"])
+def test_what_is_allowed_no_more_gets_nothing(posted: tuple[str, Any, To], settings: Settings, withdrawn: str) -> None:
+    kind, service, to = posted
+    if kind == "webhook" and withdrawn == "ALERT_BOT_HOSTS":
+        return
+    setattr(settings, withdrawn, [] if withdrawn == "ALERT_BOT_HOSTS" else False)
+
+    answer = send(kind, to)
+
+    assert (answer.outcome, answer.code, service.seen) == (Outcome.PERMANENT, "unsafe_address", [])

@@ -273,6 +273,22 @@ def test_tests_count_towards_the_limits_of_the_address(by: Actor, aliyun: fakes.
     assert len(aliyun.seen) == 1
 
 
+def test_the_record_says_what_came_of_a_test_and_no_secret(by: Actor, feishu: fakes.Feishu) -> None:
+    method = method_of(by, "feishu", feishu.url, feishu.secret)
+    answers = []
+    for minute, how in enumerate(("19024", "")):
+        if how:
+            feishu.fail(how)
+        verification.test_send(method=method, by=by, now=NOW + minute * MINUTE)
+        noted = Event.objects.filter(changes__has_key="answer").order_by("-sequence").first()
+        assert noted is not None
+        answers.append(noted.changes["answer"][1])
+    assert answers == ["permanent 200 19024", "ok 200 0"]
+    for event in Event.objects.all():
+        for secret in (feishu.url, feishu.secret):
+            assert secret not in str(event.changes)
+
+
 def test_sending_needs_its_permission(feishu: fakes.Feishu, by: Actor) -> None:
     method = method_of(by, "feishu", feishu.url, "s3cret")
     project = builders.project("default")
