@@ -124,6 +124,7 @@ def rules(request: ConsoleRequest) -> HttpResponse:
         "chosen": chosen,
         "may_create": by.can(actions.CREATE_RULE_GROUP, project),
         "is_to_be_downloaded": sync.is_to_be_downloaded(),
+        "removal": sync.removal(files) if (files := sync.to_remove(project_id=project.pk)) else "",
         "tab": "rules",
     }
     if request.htmx.target == "rule-list":
@@ -348,6 +349,7 @@ def rule_group_delete(request: ConsoleRequest, pk: int) -> HttpResponse:
     context = {
         "group": group,
         "firing": AlertEvent.objects.open().filter(rule__group=group).count(),
+        "removal": sync.removal([sync.file_of(group)]) if sync.is_to_be_downloaded() else "",
         **htmx.dialog_frame(request),
     }
     return render(request, "alerts/rule_group_delete.html", context)

@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from django.conf import settings
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils.translation import gettext as _
 
 from alerts import promtool, rules
@@ -91,7 +91,7 @@ def is_owed(*, now: datetime) -> bool:
     ):
         return True
     seen = Pulse.objects.filter(pk=READ_BACK).values_list("at", flat=True).first()
-    has_groups = RuleGroup.objects.filter(deleted_at__isnull=True).exists()
+    has_groups = RuleGroup.objects.filter(Q(deleted_at__isnull=True) | Q(sync_state=SyncState.PENDING)).exists()
     return has_groups and (seen is None or not now - LOOK_EVERY < seen <= now)
 
 
@@ -391,6 +391,22 @@ def read_back(*, now: datetime, ruler: Ruler | None = None) -> None:
     # Thousands change at once after a start, nearly all of them to the same.
     for (health, error), pks in healths.items():
         Rule.objects.filter(pk__in=pks).update(health=health, last_error=error)
+    if folder() is None:
+        _note_removed({int(name) for each in loaded if (name := each.removeprefix(rules.PREFIX)).isdecimal()})
+
+
+def _unwanted() -> QuerySet[RuleGroup]:
+    """Groups that make no file: deleted, switched off, or with all their rules switched off."""
+    on = Rule.objects.filter(group=OuterRef("pk"), is_enabled=True)
+    return RuleGroup.objects.filter(Q(deleted_at__isnull=False) | Q(is_enabled=False) | ~Exists(on))
+
+
+def _note_removed(loaded: set[int]) -> None:
+    """Which files, carried by hand, are gone from Prometheus, and which are there that nobody wants."""
+    waiting = _unwanted().filter(sync_state=SyncState.PENDING)
+    if gone := set(waiting.values_list("pk", flat=True)) - loaded:
+        waiting.filter(pk__in=gone).update(sync_state=SyncState.ACTIVE, sync_message="")
+    _unwanted().filter(pk__in=loaded, sync_state=SyncState.ACTIVE).update(sync_state=SyncState.PENDING)
 
 
 def _judge(group: RuleGroup, loaded: Sequence[LoadedRule], healths: dict[tuple[str, str], list[int]]) -> None:
@@ -449,6 +465,8 @@ def sentence(group: RuleGroup) -> str:
     if not installation.look().url:
         return _("There is no Prometheus here that could evaluate rules.")
     if folder() is None:
+        if _is_unwanted(group):
+            return removal([file_of(group)])
         return _(
             "This console cannot write the rules of your Prometheus. Download the file, put it among its rule files "
             "and reload it; or name the folder in PROMETHEUS_RULES_DIR."
@@ -470,6 +488,33 @@ def sentence(group: RuleGroup) -> str:
 def is_to_be_downloaded() -> bool:
     """Whether rules have to be carried to Prometheus by hand: an external one, and no folder that we may write to."""
     return folder() is None and bool(installation.look().url)
+
+
+def to_remove(*, project_id: str) -> list[str]:
+    """Files that Prometheus may still evaluate and nobody wants any more, where rules are carried by hand; by name."""
+    if not is_to_be_downloaded():
+        return []
+    waiting = _unwanted().filter(project_id=project_id, sync_state=SyncState.PENDING).order_by("pk")
+    return [rules.file_name(pk) for pk in waiting.values_list("pk", flat=True)]
+
+
+def removal(files: Sequence[str]) -> str:
+    """What to do about such files, in the reader's language."""
+    return _(
+        "Remove these files from the rule files of your Prometheus and reload it; their groups were deleted or switched "
+        "off: %(files)s"
+    ) % {"files": ", ".join(files)}
+
+
+def file_of(group: RuleGroup) -> str:
+    """The name of a group's file."""
+    return rules.file_name(group.pk)
+
+
+def _is_unwanted(group: RuleGroup) -> bool:
+    return (
+        group.deleted_at is not None or not group.is_enabled or not any(rule.is_enabled for rule in group.rules.all())
+    )
 
 
 def download(group: RuleGroup) -> tuple[str, bytes]:

@@ -15,7 +15,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
-from django.utils import translation
+from django.utils import timezone, translation
 
 from alerts import actions, previews, rule_forms, rule_services, sync, templates
 from alerts.models import Rule, RuleGroup, SyncState
@@ -349,6 +349,11 @@ def test_all_files_come_as_one_archive(endpoint: Endpoint, reader: User, monkeyp
     assert "Download the rule file" in browser.get(page(group)).content.decode()
     answer = browser.get(reverse("alerts:rule_files"))
     assert zipfile.ZipFile(io.BytesIO(answer.content)).namelist() == [f"ark-{group.pk}.rules.json"]
+    assert "Remove these files" not in browser.get(reverse("alerts:rules")).content.decode()
+    RuleGroup.objects.update(deleted_at=timezone.now(), sync_state="pending")
+    listed = browser.get(reverse("alerts:rules")).content.decode()
+    assert f"switched off: ark-{group.pk}.rules.json" in listed
+    assert "Download all of them" not in listed
 
 
 def test_the_only_policy_is_proposed(endpoint: Endpoint, editor: User) -> None:

@@ -289,6 +289,44 @@ def test_without_a_folder_rules_are_offered_and_found_once_they_are_loaded(
         assert set(archive.namelist()) == {name, rules.OPERATORS_FILE}
 
 
+def test_what_was_carried_by_hand_is_to_be_removed_until_it_is_gone(settings: Any, ruler: Ruler, place: Path) -> None:
+    settings.PROMETHEUS_RULES_DIR = ""
+    deleted, off, kept = group_of(), group_of(), group_of()
+    place.mkdir()
+    for group in (deleted, off, kept):
+        name, content = sync.download(group)
+        (place / name).write_bytes(content)
+    ruler.reload()
+    sync.sync(now=NOW, ruler=ruler)
+    assert sync.to_remove(project_id=kept.project_id) == []
+    RuleGroup.objects.filter(pk=deleted.pk).update(deleted_at=NOW, sync_state="pending")
+    RuleGroup.objects.filter(pk=off.pk).update(is_enabled=False, sync_state="pending")
+    names = [rules.file_name(deleted.pk), rules.file_name(off.pk)]
+    assert sync.to_remove(project_id=kept.project_id) == names
+    assert sync.to_remove(project_id="elsewhere") == []
+    assert state(off)[0] == "pending"
+    assert sync.sentence(off) == sync.removal(names[1:])
+    with zipfile.ZipFile(BytesIO(sync.bundle(RuleGroup.objects.filter(deleted_at=None, is_enabled=True)))) as archive:
+        assert archive.namelist() == [rules.file_name(kept.pk)]
+
+    def reload() -> list[str]:
+        ruler.reload()
+        sync.sync(now=LATER, ruler=ruler)
+        return sync.to_remove(project_id=kept.project_id)
+
+    # Prometheus still has them.
+    assert reload() == names
+    (place / names[0]).rename(place / "old")
+    assert reload() == names[1:]
+    # A file that comes back, from a backup, is told of again.
+    (place / "old").rename(place / names[0])
+    assert reload() == names
+    for name in names:
+        (place / name).unlink()
+    assert reload() == []
+    assert state(kept) == ("active", "")
+
+
 def test_one_that_was_edited_meanwhile_stays_on_its_way(ruler: Ruler) -> None:
     group = group_of()
     reload = ruler.reload
