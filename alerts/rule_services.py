@@ -17,6 +17,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from alerts import actions, nudges, previews, promql, promtool, templates
+from alerts.metrics import Both
 from alerts.models import Level, NotificationPolicy, Rule, RuleGroup, SyncState
 from alerts.previews import Preview
 from alerts.promql import Invalid, MetricForm
@@ -121,10 +122,10 @@ def upgrade_preview(group: RuleGroup) -> list[Difference]:
     newest, old = templates.newest(group.template_id), templates.get(group.template_id, group.template_version)
     if newest is None:
         return []
-    endpoint = _endpoint_of(group)
-    before = _items(old, endpoint) if old else []
-    kept = {rule.key: _kept_fields(rule) for rule in group.rules.all()}
-    return templates.diff(before, _items(newest, endpoint), kept=kept)
+    endpoint, rules = _endpoint_of(group), list(group.rules.all())
+    # A version that this release no longer knows is judged by what it made.
+    before = _items(old, endpoint) if old else [_as_stored(rule, newest) for rule in rules]
+    return templates.diff(before, _items(newest, endpoint), kept={rule.key: _kept_fields(rule) for rule in rules})
 
 
 def check(expression: str, *, project: Project, endpoint_id: str = "") -> str:
@@ -475,6 +476,15 @@ def _of_item(item: Item, change: RuleChange | None, position: int) -> Rule:
     _upgrade_rule(rule, item, position)
     _apply(rule, change or RuleChange(), item)
     return rule
+
+
+def _as_stored(rule: Rule, template: Template) -> Item:
+    known = template.item(rule.key)
+    return Item(
+        id=rule.key, name=known.name if known else Both(rule.name, rule.name), help=Both("", ""),
+        text=Both(rule.texts.get("en", ""), rule.texts.get("zh", "")), expression=rule.promql, comparator=rule.comparator,
+        levels=tuple(LevelRule.from_json(level) for level in rule.levels), unit=rule.unit,
+    )  # fmt: skip
 
 
 def _kept_fields(rule: Rule) -> list[str]:

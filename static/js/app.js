@@ -98,6 +98,13 @@ const say = (text) => {
   requestAnimationFrame(() => (voice.textContent = text ?? ""));
 };
 
+// --- tabs: the current one is in sight, also where the row is wider than the screen --------------------------------------
+for (const tab of document.querySelectorAll(".ark-tabs [aria-current]")) {
+  const row = tab.parentElement;
+  const [box, own] = [row.getBoundingClientRect(), tab.getBoundingClientRect()];
+  row.scrollLeft += own.left + own.width / 2 - (box.left + box.width / 2);
+}
+
 // --- menus: <details class="ark-menu"> -----------------------------------------------------------------------------------
 document.addEventListener("click", (event) => {
   for (const menu of document.querySelectorAll("details.ark-menu[open]")) {
