@@ -472,13 +472,23 @@ def _silence_row(
             state, dot = _("Not in force"), "ark-dot-bad"
     return SilenceRow(
         silence=silence,
-        what=[_matcher(name, value, endpoints, rules) for name, value in silence.matchers.items()],
+        what=[
+            _matcher(name, silence.matchers[name], endpoints, rules) for name in sorted(silence.matchers, key=_place)
+        ],
         when=_when(silence),
         state=state,
         dot=dot,
         may_end=not is_over and by.can(actions.DELETE_SILENCE, silence),
         is_over=is_over,
     )
+
+
+_MATCHERS = ("ark_endpoint", "alertname", "level")
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Where a label is read: databases keep no order of their own."""
+    return (_MATCHERS.index(name) if name in _MATCHERS else len(_MATCHERS), name)
 
 
 def _matcher(name: str, value: str, endpoints: Mapping[str, str], rules: Mapping[str, str]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -19,6 +20,12 @@ ORDER = ("-starts_at", "-id")
 INSTALLATION = "-"
 """Stands for an endpoint where events of the installation itself are meant."""
 SIMILAR_SPAN = timedelta(days=30)
+OFFERED = 200
+"""Endpoints that a select offers; where there are more, a part of the name or the id is typed."""
+MOST_NAMED = 200
+ID_PREFIX = "ep-"
+YEARS = (2000, 2200)
+"""At the ends of time there is no other zone to go to."""
 
 REACHED = Q(notification__deliveries__state=Delivery.State.SENT) | Q(
     notification__deliveries__state=Delivery.State.DIGESTED,
@@ -59,6 +66,9 @@ class Filters:
     phase: str = ""
     mark: str = ""
     time: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    """An own range, to the minute; it wins over `time`."""
 
     @classmethod
     def of(cls, data: Mapping[str, str]) -> Filters:
@@ -68,17 +78,40 @@ class Filters:
             value = data.get(name, "")
             return value if value in known else ""
 
+        since, until = _moment(data.get("from", "")), _moment(data.get("to", ""))
         return cls(
-            endpoint=data.get("endpoint", "").replace("\0", "")[:64],
+            endpoint=" ".join(data.get("endpoint", "").replace("\0", "").split())[:64],
             level=one("level", Level.values),
             phase=one("phase", Phase.values),
             mark=one("mark", list(dict(MARKS))),
-            time=one("time", list(SPANS)),
+            time="" if since or until else one("time", list(SPANS)),
+            since=since,
+            until=until,
         )
 
     @property
     def is_filtered(self) -> bool:
-        return any((self.endpoint, self.level, self.phase, self.mark, self.time))
+        return any((self.endpoint, self.level, self.phase, self.mark, self.time, self.since, self.until))
+
+    @property
+    def own_range(self) -> tuple[str, str]:
+        """`since` and `until` as the browser's fields take them, in the reader's zone."""
+        return _field(self.since), _field(self.until)
+
+
+def _moment(text: str) -> datetime | None:
+    """Epoch seconds, or a date and time as browsers send it (in the reader's zone); None when it is neither."""
+    try:
+        at = datetime.fromtimestamp(int(text), UTC) if text.isdecimal() else datetime.fromisoformat(text)
+    except (ValueError, OverflowError, OSError):
+        return None
+    if not YEARS[0] <= at.year <= YEARS[1]:
+        return None
+    return timezone.make_aware(at) if at.tzinfo is None else at
+
+
+def _field(at: datetime | None) -> str:
+    return f"{timezone.localtime(at):%Y-%m-%dT%H:%M}" if at else ""
 
 
 def events(filters: Filters, *, project: Project, now: datetime) -> AlertEventQuerySet:
@@ -89,14 +122,27 @@ def events(filters: Filters, *, project: Project, now: datetime) -> AlertEventQu
     else:
         rows = rows.filter(project=project)
         if filters.endpoint:
-            rows = rows.filter(endpoint_id=filters.endpoint)
+            rows = rows.filter(endpoint_id__in=_endpoint_ids(filters.endpoint, project))
     if filters.level:
         rows = rows.filter(level=filters.level)
     if filters.phase:
         rows = rows.filter(phase=filters.phase)
     if filters.time:
         rows = rows.filter(starts_at__gte=now - SPANS[filters.time])
+    if filters.since:
+        rows = rows.filter(starts_at__gte=filters.since)
+    if filters.until:
+        # The field says minutes: the whole of the last one is meant.
+        rows = rows.filter(starts_at__lt=filters.until + timedelta(minutes=1))
     return _marked(rows, filters.mark)
+
+
+def _endpoint_ids(text: str, project: Project) -> list[str]:
+    """The endpoints that are meant: the one of that id, also one that is gone, or those with the text in their name."""
+    if text.startswith(ID_PREFIX):
+        return [text]
+    named = Endpoint.objects.filter(project=project, name__icontains=text).order_by("name", "pk")
+    return list(named.values_list("pk", flat=True)[:MOST_NAMED])
 
 
 def _marked(rows: AlertEventQuerySet, mark: str) -> AlertEventQuerySet:
@@ -140,30 +186,42 @@ def endpoint_names(ids: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """One choice in the bar above the list."""
+    """One choice in the bar above the list; `is_typed`: there are too many, so `options` are but proposals."""
 
     name: str
     label: str
     all: str
     options: Sequence[tuple[str, Label]]
     chosen: str
+    is_typed: bool = False
 
 
 def selects(filters: Filters, *, project: Project, is_staff: bool) -> list[Select]:
-    """The choices above the list; two queries."""
-    used = AlertEvent.objects.filter(project=project).exclude(endpoint_id="").order_by()
-    ids = sorted({*used.values_list("endpoint_id", flat=True).distinct(), filters.endpoint} - {"", INSTALLATION})
-    names = endpoint_names(ids)
-    endpoints: list[tuple[str, Label]] = sorted(((each, names.get(each, each)) for each in ids), key=lambda one: one[1])
-    if is_staff:
-        endpoints.append((INSTALLATION, _("The installation itself")))
+    """The choices above the list; two queries, neither of which looks at events that are over."""
     return [
         Select("phase", _("State"), _("All states"), Phase.choices, filters.phase),
         Select("level", _("Level"), _("All levels"), Level.choices, filters.level),
-        Select("endpoint", _("Endpoint"), _("All endpoints"), endpoints, filters.endpoint),
+        _of_endpoints(filters.endpoint, project=project, is_staff=is_staff),
         Select("time", _("Since"), _("Last 90 days"), TIMES, filters.time),
         Select("mark", _("Told"), _("Told or not"), MARKS, filters.mark),
     ]
+
+
+def _of_endpoints(chosen: str, *, project: Project, is_staff: bool) -> Select:
+    rows = Endpoint.objects.alive().filter(project=project).order_by("name", "pk").values_list("pk", "name")
+    found: list[tuple[str, Label]] = list(rows[: OFFERED + 1])
+    is_typed = len(found) > OFFERED
+    if is_typed:
+        # What fires now is what is mostly looked for.
+        firing = AlertEvent.objects.open().filter(project=project).exclude(endpoint_id="").order_by()
+        ids = firing.values_list("endpoint_id", flat=True).distinct()[:OFFERED]
+        found = sorted(endpoint_names(list(ids)).items(), key=lambda one: one[1])
+    elif chosen not in ("", INSTALLATION, *dict(found)):
+        name = Endpoint.objects.filter(pk=chosen, project=project).values_list("name", flat=True).first()
+        found.append((chosen, name or chosen))
+    if is_staff:
+        found.append((INSTALLATION, _("The installation itself")))
+    return Select("endpoint", _("Endpoint"), _("All endpoints"), found, chosen, is_typed=is_typed)
 
 
 def similar(event: AlertEvent) -> AlertEventQuerySet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import cast
 
@@ -11,9 +12,11 @@ from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django_htmx.http import HttpResponseClientRedirect
 
 from alerts import actions, event_chart, event_forms, event_queries, event_services, installation, rule_forms, silences
 from alerts import event_presentation as presentation
@@ -23,6 +26,7 @@ from common.errors import DomainError
 from common.paging import paginate
 from endpoints import services as endpoint_services
 from endpoints.models import Endpoint
+from iam import projects
 from iam.actors import Resource, actor_of
 from iam.models import Project
 from iam.requests import ConsoleRequest
@@ -38,6 +42,10 @@ PAST_SHOWN = 50
 def events(request: ConsoleRequest) -> HttpResponse:
     """The events of the current project, or of the one that a message's link names; the rows alone for htmx."""
     now, by, is_staff = timezone.now(), actor_of(request), request.user.is_staff
+    if request.htmx.trigger_name == "project":
+        # All of the page is another one's, not the rows alone.
+        return HttpResponseClientRedirect(_address(request.GET.dict()))
+    current = request.project
     project = _project(request)
     by.require(actions.LIST_ALERTS, project)
     filters = event_queries.Filters.of(request.GET.dict())
@@ -59,10 +67,18 @@ def events(request: ConsoleRequest) -> HttpResponse:
     if request.htmx.target == "event-list":
         return _part(render(request, "alerts/_events.html", context))
     has_any = bool(page.rows) or AlertEvent.objects.filter(project=project).exists() or filters.is_filtered
-    context["has_any"] = has_any
-    if has_any:
+    others = [each for each in projects.choices(request) if each != current and by.can(actions.LIST_ALERTS, each)]
+    context |= {"current": current, "others": others}
+    if has_any or others:
         context["selects"] = event_queries.selects(filters, project=project, is_staff=is_staff)
     return _part(render(request, "alerts/events.html", context))
+
+
+def _address(chosen: Mapping[str, str]) -> str:
+    """The list with what was chosen and nothing else. An endpoint is one of its project, so it goes with that."""
+    kept = {name: value for name, value in chosen.items() if value and name not in ("endpoint", "cursor")}
+    url = reverse("alerts:events")
+    return f"{url}?{urlencode(kept)}" if kept else url
 
 
 def _part(response: HttpResponse) -> HttpResponse:

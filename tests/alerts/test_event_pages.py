@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
-from alerts import event_chart, event_presentation, firing, rule_forms
+from alerts import event_chart, event_presentation, event_queries, firing, rule_forms
 from alerts.chain import Chain
 from alerts.event_queries import ORDER
 from alerts.models import AlertEvent, Delivery, EventNote, Notification, Silence
@@ -147,6 +147,12 @@ def test_what_nobody_heard_of_is_listed_and_marked(browser: Client, endpoint: En
         ("mark=silenced", {"over"}),
         ("mark=inhibited", {"waits"}),
         ("time=24h", {"fires", "waits"}),
+        ("from={4 days ago}&to={2 days ago}", {"over"}),
+        ("from={2 days ago}&time=1h", {"fires", "waits"}),
+        ("to={2 days ago}", {"over"}),
+        ("from={2 days ago}&to={4 days ago}", set()),
+        ("from=x&to=9999-12-31T23:59", {"fires", "waits", "over"}),
+        ("from=99999999999999999999&to=0001-01-01T00:00", {"fires", "waits", "over"}),
         ("time=x&level=y&phase=z&mark=%00&endpoint=%00", {"fires", "waits", "over"}),
     ],
 )
@@ -161,6 +167,9 @@ def test_the_filters_let_through_what_they_name(browser: Client, project: Projec
     )
     tell(fires)
     tell(fires, state="failed")
+    for days in (2, 4):
+        at = timezone.localtime(now - timedelta(days=days))
+        query = query.replace(f"{{{days} days ago}}", f"{at:%Y-%m-%dT%H:%M}")
     page = text(browser, f"/alerts/?{query}", **htmx("event-list"))
     assert set(re.findall(r'class="al-open"[^>]*>([^<]+)<', page)) == expected
 
@@ -185,13 +194,69 @@ def test_ten_thousand_events_cost_as_many_queries_as_two(browser: Client, projec
     some(2, 9_998)
     with CaptureQueriesContext(connection) as many:
         page = text(browser, "/alerts/")
-    assert len(many) == len(few) <= 12
+    assert len(many) == len(few) <= 13
     assert page.count("al-open") == 50
     following = re.search(r'rel="next" href="([^"]+)"', page)
     assert following is not None
     with CaptureQueriesContext(connection) as next_one:
         text(browser, following[1].replace("&amp;", "&"), **htmx("event-list"))
     assert len(next_one) <= 8
+
+
+def test_with_many_endpoints_one_is_named_and_what_is_over_is_not_looked_through(
+    browser: Client, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_queries, "OFFERED", 3)
+    endpoints = [builders.endpoint(project=project, name=f"assistant {number}") for number in range(3)]
+    for each in endpoints:
+        builders.alert_event(endpoint_id=each.pk, rule_name=f"of {each.name}", phase="resolved")
+    page = text(browser, "/alerts/")
+    assert '<select class="form-select" name="endpoint"' in page
+    assert page.count("assistant 1</option>") == 1
+    builders.endpoint(project=project, name="one more")
+    builders.alert_event(endpoint_id=endpoints[2].pk, rule_name="fires")
+    with CaptureQueriesContext(connection) as captured:
+        page = text(browser, "/alerts/")
+    assert '<input class="form-control" type="search" name="endpoint"' in page
+    assert re.findall(r'<option value="(ep-[^"]+)">', page) == [endpoints[2].pk]
+    asked = [each["sql"] for each in captured if 'FROM "alerts_alertevent"' in each["sql"]]
+    # Each reads a page of rows at most, or what is open, for which there is an index of its own.
+    assert all("LIMIT" in sql or "'firing'" in sql for sql in asked)
+    assert not any("DISTINCT" in sql and "'pending'" not in sql for sql in asked)
+
+    def found(typed: str) -> set[str]:
+        page = text(browser, "/alerts/", **htmx("event-list")) if not typed else text(
+            browser, f"/alerts/?endpoint={typed}", **htmx("event-list")
+        )  # fmt: skip
+        return set(re.findall(r'class="al-open"[^>]*>([^<]+)<', page))
+
+    assert found("Assistant 1") == {"of assistant 1"}
+    assert found(endpoints[0].pk) == {"of assistant 0"}
+    assert found("assistant") == {"of assistant 0", "of assistant 1", "of assistant 2", "fires"}
+    assert found("nobody") == set()
+
+
+def test_a_project_is_chosen_on_the_page_and_the_address_names_what_was_chosen(browser: Client, owner: User) -> None:
+    assert '<select class="form-select" name="project"' not in text(browser, "/alerts/")
+    other, closed = builders.project("other"), builders.project("closed")
+    builders.Attachment.objects.create(policy=builders.policy(name="VMPFullAccess"), user=owner, project=other)
+    builders.Attachment.objects.create(policy=builders.policy("ark:ListKeys"), user=owner, project=closed)
+    secret = builders.endpoint(project=other, name="another one's")
+    page = text(browser, f"/alerts/?endpoint={secret.pk}")
+    assert '<select class="form-select" name="project"' in page
+    assert '<option value="other">Other</option>' in page
+    assert 'value="closed"' not in page.partition("al-filters")[2]
+    assert "another one" not in html.unescape(page)
+    answer = browser.get(
+        "/alerts/?project=other&phase=&level=P1&endpoint=ep-1&from=&cursor=x",
+        headers={"HX-Request": "true", "HX-Trigger-Name": "project"},
+    )
+    assert answer.headers["HX-Redirect"] == "/alerts/?project=other&level=P1"
+    page = text(browser, "/alerts/?project=other&level=P1&from=2026-04-21T10:00")
+    assert '<option value="other" selected>' in page
+    assert '<option value="">Default</option>' in page
+    assert 'name="from" value="2026-04-21T10:00"' in page
+    assert '<details class="al-range" open>' in page
 
 
 def test_each_event_is_on_one_page(project: Project) -> None:
