@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from audit.models import Event
 from audit.services import GLOBAL
-from catalog.models import ModelServer, ModelVersion, ServerEvent
+from catalog.models import Deployment, ModelServer, ModelVersion, ServerEvent
 from endpoints import forms, lifecycle, services, switching
 from endpoints.models import Endpoint, EndpointEvent, Status, SwitchEvent, VersionSwitch
 from iam.actors import SYSTEM
@@ -145,9 +145,9 @@ def _served(endpoint: Endpoint, since: datetime, until: datetime, *, shows_serve
             at=move.at, kind="server", title=_server_title(titles[move.server.trn], move), by="",
             detail=" ".join(part for part in (str(why), move.detail if shows_servers else "") if part), url="",
         )  # fmt: skip
-    # Both are indexed by their resource; what concerns a version itself is no matter of servers.
+    # What else is recorded of a server (it was tested, or made before anything ran there) changed nothing.
     done = Event.objects.filter(
-        Q(resource__in=behind) | Q(resource__in=versions, action__in=_DEPLOYMENTS),
+        Q(resource__in=behind, action="ark:UpdateModelServer") | Q(resource__in=versions, action__in=_DEPLOYMENTS),
         project_id=GLOBAL, outcome=Event.Outcome.ALLOWED, at__gte=since, at__lte=until,
     )  # fmt: skip
     for event in done.exclude(changes={}).order_by("-at")[: MOST + 1]:
@@ -198,11 +198,15 @@ def _done_title(what: str, event: Event) -> str:
 
 
 def _done_detail(event: Event, *, shows_servers: bool) -> str:
+    model = Deployment if event.action in _DEPLOYMENTS else ModelServer
+    words = {field.name: str(field.verbose_name) for field in model._meta.concrete_fields}
+    # The title says whether it was switched on or off.
+    changed = {words.get(name, name): pair for name, pair in sorted(event.changes.items()) if name != "is_enabled"}
     if not shows_servers:
-        return ", ".join(sorted(event.changes))
+        return ", ".join(changed)
     return "; ".join(
         f"{name}: {forms.as_text(before) or '–'} → {forms.as_text(after) or '–'}"
-        for name, (before, after) in sorted(event.changes.items())
+        for name, (before, after) in changed.items()
     )
 
 

@@ -123,7 +123,7 @@ def test_servers_that_went_came_back_or_were_switched_off_are_marked() -> None:
             catalog.record_probe(server_id=each.pk, outcome=refused, now=ago(40) + timedelta(seconds=second))
     catalog.record_probe(server_id=server.pk, outcome=ProbeOutcome(), now=ago(30))
     who = builders.actor()
-    settings = ServerSettings(name="gpu-1", base_url=server.base_url, is_enabled=False)
+    settings = ServerSettings(name="gpu-1", base_url=server.base_url, is_enabled=False, connect_timeout_seconds=9)
     catalog.update_server(server=server, settings=settings, by=who, now=ago(20))
     (running,) = Deployment.objects.filter(version=target)
     running.is_enabled = False
@@ -140,7 +140,10 @@ def test_servers_that_went_came_back_or_were_switched_off_are_marked() -> None:
     shown = marks.marks(endpoint, MonitoringFilters.of(QueryDict("range=1h"), now=NOW), shows_servers=True)["marks"]
     assert shown[0]["title"] == "Model server gpu-1 stopped answering"
     assert shown[0]["detail"].endswith("Connection refused")
-    assert "is_enabled: True → False" in shown[2]["detail"]
+    assert (shown[2]["title"], shown[2]["detail"]) == (
+        "Model server gpu-1 was switched off: no new calls go to it", "connect timeout (s): 5 → 9",
+    )  # fmt: skip
+    assert found[2]["detail"] == "connect timeout (s)"
 
 
 def test_an_endpoint_that_flaps_shows_the_latest_and_says_how_many(django_assert_max_num_queries: Any) -> None:
