@@ -17,23 +17,21 @@ from tests.alerts import fakes
 from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
-# A second run on the other database says nothing new of these. On PostgreSQL and redis-server alone: what reads no table
-# of ours. On SQLite and Valkey alone: pages, which the browser's tests open on PostgreSQL.
-ON_POSTGRES = {
-    *(
-        "gateway",
-        "demo",
-        "test_prometheus.py",
-        "test_alertmanager.py",
-        "test_rules_in_prometheus.py",
-        "test_templates.py",
-    ),
-    *("test_channels.py", "test_email_and_phone.py", "test_promql.py", "test_messages.py"),
-}
+# Which half of the quick part runs a test (`make test` only). What touches no database runs on SQLite and Valkey alone.
+# A second run on the other database says nothing new of these either; on PostgreSQL and redis-server alone: the gateway
+# and figures, and what is hardest on the machine there; on SQLite and Valkey alone: pages, which the browser's tests open
+# on PostgreSQL, and walks by chance, which are long.
+ON_POSTGRES = {"arkconsole", "audit", "common", "monitoring"}
 ON_SQLITE_ALONE = {
-    *("pages", "catalog", "iam", "test_contact_pages.py", "test_event_pages.py", "test_rule_pages.py"),
-    *("test_contacts.py", "test_verification.py"),
+    *("catalog", "iam", "pages", "test_contact_pages.py", "test_event_pages.py", "test_rule_pages.py"),
+    *("test_contacts.py", "test_machine.py", "test_switch_machine.py", "test_verification.py"),
 }
+# Fixtures and files that want what is there in the PostgreSQL half only.
+SERVERS = {"alertmanager", "postgres", "prometheus"}
+WITH_SERVERS = {"gateway", "test_alertmanager.py", "test_rules_in_prometheus.py", "test_tending.py"}
+DATABASE = {"db", "live_server", "transactional_db"}
+# Tests of the running product that share one, and go beside the rest of them.
+BESIDE = {"test_alerts.py", "test_quick_start_survives.py", "test_up.py"}
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -63,10 +61,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
         where = {item.path.name, item.path.parent.name}
-        if where & ON_POSTGRES:
-            item.add_marker(pytest.mark.on_postgres)
-        elif where & ON_SQLITE_ALONE and "postgres" not in names and not item.get_closest_marker("skipif"):
+        if where & BESIDE and item.path.parent.name != "browser":
+            item.add_marker(pytest.mark.beside)
+        needs_servers = SERVERS & {*names} or where & WITH_SERVERS or item.get_closest_marker("skipif")
+        touches_database = item.get_closest_marker("django_db") or DATABASE & {*names}
+        if not needs_servers and (where & ON_SQLITE_ALONE or not touches_database):
             item.add_marker(pytest.mark.on_sqlite)
+        elif needs_servers or where & ON_POSTGRES:
+            item.add_marker(pytest.mark.on_postgres)
     yield
     items.sort(key=_place)
 
@@ -161,6 +163,22 @@ def stack(
     stack.start()
     yield stack
     stack.stop()
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The product as a newcomer runs it, on SQLite and the embedded Valkey; one for the run, see `running`."""
+    stack = Stack(tmp_path_factory.mktemp("quickstart") / "data")
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def running(home: Stack) -> Stack:
+    """That quick start, running, whatever the test before has done to it."""
+    if not home.is_running:
+        home.start()
+    return home
 
 
 # --- pages in Chromium ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
+import psutil
 
 from tests.servers import ROOT, HeldPort, alertmanager_binary, dying_with_us, prometheus_binary, wait_until
 from tools import setup
@@ -72,18 +73,22 @@ class Stack:
         assert self._process is not None, "not started"
         return self._process
 
-    def launch(self) -> None:
-        """Start without waiting."""
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self, terminal: int | None = None) -> None:
+        """Start without waiting; what it says goes to this file descriptor, else to where `output` reads it."""
         collect_static()
         for held in self._held:
             held.release()
-        with self._terminal.open("wb") as terminal:
+        with self._terminal.open("wb") as file:
             self._process = subprocess.Popen(
                 dying_with_us(sys.executable, "manage.py", "up"),
                 cwd=ROOT,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
-                stdout=terminal,
+                stdout=file if terminal is None else terminal,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -113,12 +118,22 @@ class Stack:
         """End it whatever its state."""
         for held in self._held:
             held.release()
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.interrupt()
                 return
             self._process.kill()
             self._process.wait()
+
+    def left_over(self) -> list[list[str]]:
+        """Command lines of processes that still work in its data directory."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                is_ours = process.environ().get("DATA_DIR") == str(self.data_dir)
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.cmdline())
+        return found
 
     def logs(self, lines: int = 15) -> str:
         """The last lines of every log, for a failure's message."""
@@ -167,11 +182,10 @@ class Stack:
         ports: dict[str, int] = json.loads((self.data_dir / "run" / "ports.json").read_text())
         return ports
 
-    @property
-    def curl_line(self) -> str:
+    def curl_line(self, said: str = "") -> str:
         """The command that the block tells people to try."""
-        found = re.search(r"^\s*(curl .*)$", self.output, re.MULTILINE)
-        assert found, self.output
+        found = re.search(r"^\s*(curl .*)$", said or self.output, re.MULTILINE)
+        assert found, said or self.output
         return found[1]
 
     def is_ready(self, url: str) -> bool:

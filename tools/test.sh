@@ -1,7 +1,8 @@
 #!/bin/sh
-# All tests, in three lanes side by side, since most of them wait for something: pages in the browser; the running
-# product, whose processes are killed; the quick part, on PostgreSQL and redis-server and then on SQLite and the
-# embedded Valkey (what says the same on both: on one, see tests/conftest.py). Fails when any of them fails. What the browser's lane says is shown as it goes, the rest after it.
+# All tests, in four lanes side by side, since most of them wait for something: pages in the browser; the running
+# product, whose processes are killed; beside it its starts, ends and alerts; the quick part, half of it on PostgreSQL and
+# redis-server, half on SQLite and the embedded Valkey (what could differ: on both, see tests/conftest.py). Fails when any
+# of them fails. What the browser's lane says is shown as it goes, the rest after it.
 set -u
 cd "$(dirname "$0")/.."
 QUICK="not stack and not browser and not quickstart"
@@ -16,20 +17,26 @@ began=$(date +%s)
 reports=$(mktemp -d)
 quick_part >"$reports/quick" 2>&1 &
 quick=$!
-test_run "(stack or quickstart) and not browser" >"$reports/product" 2>&1 &
+test_run "(stack or quickstart) and not browser and not beside" >"$reports/product" 2>&1 &
 product=$!
-trap 'kill "$quick" "$product" 2>/dev/null; rm -rf "$reports"' EXIT
+test_run "beside and not browser" >"$reports/beside" 2>&1 &
+beside=$!
+trap 'kill "$quick" "$product" "$beside" 2>/dev/null; rm -rf "$reports"' EXIT
 trap 'exit 130' INT TERM
 echo "Pages in the browser:"
 test_run "browser"
 browser_code=$?
 wait "$product"
 product_code=$?
+wait "$beside"
+beside_code=$?
 wait "$quick"
 quick_code=$?
 echo "The running product:"
 cat "$reports/product"
-echo "The quick part, on PostgreSQL and redis-server:"
+echo "Its starts and ends, and alerts:"
+cat "$reports/beside"
+echo "The quick part: on PostgreSQL and redis-server"
 cat "$reports/quick"
 echo "All of it took $(($(date +%s) - began)) s."
-[ "$browser_code" -eq 0 ] && [ "$product_code" -eq 0 ] && [ "$quick_code" -eq 0 ]
+[ "$browser_code" -eq 0 ] && [ "$product_code" -eq 0 ] && [ "$beside_code" -eq 0 ] && [ "$quick_code" -eq 0 ]

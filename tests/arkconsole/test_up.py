@@ -10,11 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from arkconsole.management.commands import up as up_command
@@ -24,24 +22,9 @@ from tests.stack import Stack
 pytestmark = [pytest.mark.quickstart, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("quickstart") / "data")
-    yield stack
-    stack.stop()
-
-
-@pytest.fixture
-def running(home: Stack) -> Stack:
-    """A quick start that runs, whatever the test before has done to it."""
-    if home._process is None or home.process.poll() is not None:
-        home.start()
-    return home
-
-
-def call(stack: Stack) -> dict[str, object]:
+def call(stack: Stack, said: str = "") -> dict[str, object]:
     """Run the printed curl line as it stands."""
-    done = subprocess.run(f"{stack.curl_line} -sS --fail-with-body", shell=True, capture_output=True, text=True)
+    done = subprocess.run(f"{stack.curl_line(said)} -sS --fail-with-body", shell=True, capture_output=True, text=True)
     assert done.returncode == 0, done
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
@@ -54,18 +37,6 @@ def up(**env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def left_over(stack: Stack) -> list[list[str]]:
-    """Command lines of processes that still work in the stack's data directory."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("DATA_DIR") == str(stack.data_dir) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.cmdline())
-        except psutil.Error:
-            pass
-    return found
-
-
 def test_one_block_says_everything_and_its_curl_line_answers(running: Stack) -> None:
     monitoring = f"Monitoring  on: Prometheus runs at {running.prometheus_url}"
     alerts = f"Alerts      on: Alertmanager runs at {running.alertmanager_url}"
@@ -75,37 +46,10 @@ def test_one_block_says_everything_and_its_curl_line_answers(running: Stack) -> 
     assert httpx.get(f"{running.console_url}/", follow_redirects=True, trust_env=False).status_code == 200
 
 
-def test_ctrl_c_ends_everything_and_the_next_start_is_quick_and_keeps_its_data(running: Stack) -> None:
-    key, endpoint = running.demo_key, running.demo_endpoint
-    assert running.interrupt() == 0
-    assert left_over(running) == []
-    seconds = running.start()
-    assert seconds < 30
-    assert (running.demo_key, running.demo_endpoint) == (key, endpoint)
-    assert "shown this once" not in running.output
-    assert "Monitoring  on" in running.output
-    assert call(running)["choices"]
-
-
-def test_a_closed_terminal_ends_everything_too(home: Stack) -> None:
-    """Nobody reads what is said any more, and the signal is another."""
-    home.stop()
-    reader, writer = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "up"], cwd=ROOT, env=home.env, stdout=writer, stderr=subprocess.DEVNULL
-    )
-    os.close(writer)
-    with open(reader, "rb") as terminal:
-        assert any(b"Ctrl-C stops everything" in line for line in terminal)
-    process.send_signal(signal.SIGHUP)
-    process.wait(60)
-    assert left_over(home) == []
-
-
 def test_a_killed_run_leaves_nothing_that_blocks_the_next(running: Stack) -> None:
     running.process.kill()
     running.process.wait()
-    assert left_over(running)
+    assert running.left_over()
     running.start()
     assert "Ended what an earlier run had left behind" in running.output
     assert call(running)["choices"]
@@ -189,9 +133,7 @@ def test_a_killed_alertmanager_comes_back_and_remembers_what_was_silenced(runnin
     running.wait_back("alertmanager", running.kill("alertmanager"))
 
 
-def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own_and_without_prometheus(
-    running: Stack, tmp_path: Path
-) -> None:
+def test_a_copy_runs_beside_it_without_prometheus_and_ends_with_its_terminal(running: Stack, tmp_path: Path) -> None:
     """It finds none, and the package cannot be had: all the rest runs, and it says why monitoring is off."""
     for name, script in {
         "prometheus": "echo another program",
@@ -205,20 +147,28 @@ def test_a_copy_runs_beside_it_with_ports_and_data_of_its_own_and_without_promet
     other = Stack(
         tmp_path / "data", {"PROMETHEUS_BIN": "", "ALERTMANAGER_BIN": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     )
+    reader, writer = os.pipe()
+    other.launch(writer)
+    os.close(writer)
     try:
-        other.start()
-        assert (
-            "Monitoring  off: Prometheus could not be downloaded (Temporary failure resolving 'deb'). Start again"
-            in other.output
-        )
-        assert (
-            "Alerts      off: Nobody is told of alerts: Alertmanager could not be downloaded (Temporary" in other.output
-        )
-        assert call(other)["choices"]
-        assert call(running)["choices"]
-        assert other.demo_key != running.demo_key
-        other.process.send_signal(signal.SIGTERM)
-        assert other.process.wait(60) == 0
+        said = ""
+        with open(reader) as terminal:
+            for line in terminal:
+                said += line
+                if "Ctrl-C stops everything" in line:
+                    break
+            assert (
+                "Monitoring  off: Prometheus could not be downloaded (Temporary failure resolving 'deb'). Start" in said
+            )
+            assert "Alerts      off: Nobody is told of alerts: Alertmanager could not be downloaded (Temporary" in said
+            assert other.demo_key in said
+            assert call(other, said)["choices"]
+            assert call(running)["choices"]
+            assert running.demo_key not in said
+        # The terminal is closed now: nobody reads what is said any more, and the signal is another.
+        other.process.send_signal(signal.SIGHUP)
+        other.process.wait(60)
+        assert other.left_over() == []
     finally:
         other.stop()
 
