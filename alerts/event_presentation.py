@@ -238,7 +238,7 @@ class Change:
 
 
 def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datetime) -> list[Change]:
-    """What changed from two hours before the event on: what came before it, the nearest first, then the rest; eight queries."""
+    """What changed from two hours before the event on: what came before it, the nearest first, then the rest; nine queries."""
     since, until = span(event, now=now)
     asked = MonitoringFilters(now=now, from_=int(since.timestamp()), to=int(until.timestamp()) + 1)
     found = [

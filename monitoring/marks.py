@@ -52,7 +52,7 @@ class Mark:
 
 
 def marks(endpoint: Endpoint, filters: MonitoringFilters, *, shows_servers: bool = False) -> dict[str, Any]:
-    """Marks, oldest first, and the band of the status over the range of `filters`, as JSON; eight queries at most.
+    """Marks, oldest first, and the band of the status over the range of `filters`, as JSON; nine queries at most.
 
     `shows_servers`: the names of model servers and what was set of them are for who looks after them.
     """
