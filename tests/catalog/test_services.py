@@ -179,6 +179,7 @@ def test_a_new_address_makes_the_state_unknown_and_a_probe_due() -> None:
     server = services.update_server(server=server, settings=moved, by=SYSTEM, now=NOW)
     assert (server.state, server.reported_models, server.next_probe_at) == (State.UNKNOWN, [], NOW)
     assert changes("server") == [str(server.pk)]
+    assert [(event.from_state, event.to_state) for event in server.events.all()] == [(State.UP, State.UNKNOWN)]
 
 
 @pytest.mark.django_db
