@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 
-from tests.servers import ROOT, HeldPort, alertmanager_binary, dying_with_us, prometheus_binary, wait_until
+from tests.servers import ROOT, HeldPort, alertmanager_binary, dying_with_us, prometheus_binary, suspend, wait_until
 from tools import setup
 
 START_SECONDS = 120
@@ -208,6 +209,24 @@ class Stack:
         assert pid, f"{name} does not run"
         os.kill(pid, number)
         return pid
+
+    @contextmanager
+    def without(self, *names: str) -> Iterator[None]:
+        """These processes of the table and their children are killed, and stay down for the block; then wait for them.
+
+        Whoever would start them again is held meanwhile, so that what dies within the block stays down as well.
+        """
+        pids = {name: self.pid(name) for name in names}
+        assert all(pids.values()), f"not all run: {pids}"
+        suspend(self.process)
+        try:
+            for pid in pids.values():
+                os.killpg(pid, signal.SIGKILL)
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+        for name, pid in pids.items():
+            self.wait_back(name, pid)
 
     def wait_back(self, name: str, old_pid: int, *, seconds: float = 30) -> int:
         """Wait until `name` runs again after `kill`, as another process."""

@@ -1,8 +1,9 @@
 """The other side of every channel, as real local servers that are as strict as the real ones.
 
 A bot or provider checks signature, time window, size and rate, and says its own codes within 200s. `fail("500")`,
-`fail("429")`, `fail("garbage")`, `fail("nothing")`, `fail("redirect")`, `fail("huge")` or a code of the service's own
-make the next answer that (`times` of them; 0: until `work()`). What was taken is in `taken`, what came in `seen`.
+`fail("429")`, `fail("garbage")`, `fail("nothing")`, `fail("hangup")`, `fail("redirect")`, `fail("huge")` or a code of the
+service's own make the next answer that (`times` of them; 0: until `work()`). What was taken is in `taken`, what came in
+`seen`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Request:
 
 
 Reply = tuple[int, bytes, dict[str, str]]
+HANGS_UP: Reply = (0, b"", {})
+"""The connection ends without an answer."""
 
 
 def _json(status: int, value: Any) -> Reply:
@@ -62,6 +65,7 @@ class Service:
 
     now: Clock = time.time
     per_minute: int = 1_000_000
+    retry_after: int = 30
     seen: list[Request] = field(default_factory=list)
     taken: list[Request] = field(default_factory=list)
     path = "/"
@@ -87,6 +91,9 @@ class Service:
                     self.close_connection = True
                     return
                 status, content, headers = reply
+                if not status:
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():
                     self.send_header(name, value)
@@ -134,7 +141,7 @@ class Service:
         with self._lock:
             self.seen.append(request)
             how = self._failures.pop(0) if self._failures else self._always
-            if how in {"nothing", "garbage"}:
+            if how in {"nothing", "hangup", "garbage"}:
                 # The worst kind: it has the message and does not say so.
                 self.taken.append(request)
             if how:
@@ -155,7 +162,7 @@ class Service:
     def _failure(self, how: str) -> Reply | None:
         plain: dict[str, Reply | None] = {
             "500": (500, b"Internal Server Error", {}),
-            "429": (429, b"slow down", {"Retry-After": "30"}),
+            "429": (429, b"slow down", {"Retry-After": str(self.retry_after)}),
             "garbage": (200, b"<html>Sign in to the hotel's network</html>", {"Content-Type": "text/html"}),
             "huge": (200, b"x" * 200_000, {}),
             "redirect": (302, b"", {"Location": "http://169.254.169.254/latest/meta-data/"}),
@@ -163,6 +170,7 @@ class Service:
             "410": (410, b"gone", {}),
             "400": (400, b"what is this", {}),
             "nothing": None,
+            "hangup": HANGS_UP,
         }
         return plain[how] if how in plain else self._of_code(how)
 
@@ -433,6 +441,9 @@ class Smtp:
     @property
     def port(self) -> int:
         return int(self._server.server_address[1])
+
+    def mails_to(self, address: str) -> list[EmailMessage]:
+        return [mail for mail in self.mails if address in str(mail["To"])]
 
     def stop(self) -> None:
         self._server.shutdown()
