@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.servers import ROOT, HeldPort, alertmanager_binary, dying_with_us, prometheus_binary, suspend, wait_until
+from tests.servers import ROOT, HeldPort, alertmanager_binary, dying_with_us, prometheus_binary, wait_until
 from tools import setup
 
 START_SECONDS = 120
@@ -218,7 +218,8 @@ class Stack:
         """
         pids = {name: self.pid(name) for name in names}
         assert all(pids.values()), f"not all run: {pids}"
-        suspend(self.process)
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
         try:
             for pid in pids.values():
                 os.killpg(pid, signal.SIGKILL)
