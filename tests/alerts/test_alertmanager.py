@@ -259,7 +259,7 @@ def hook(here: AlertmanagerServer, settings: Any) -> Iterator[fakes.Service]:
     """Where it posts to: what came is in `taken`."""
     with fakes.running(fakes.Service()) as service:
         settings.CONSOLE_INTERNAL_URL = f"http://{service.host}"
-        settings.ALERT_HOOK_TOKEN_FILE = str(here.folder / "token")
+        settings.ALERT_HOOK_TOKEN_FILE = str(here.token_path)
         yield service
 
 
