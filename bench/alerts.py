@@ -22,7 +22,7 @@ from tests.alerts import fakes
 from tests.sdk.arrange import Made, Order, Wanted, arrange
 from tests.servers import alertmanager_binary, prometheus_binary
 from tests.stack import Stack
-from tests.system.alerting import arrange_alerts
+from tests.system.alerting import Address, AlertOrder, arrange_alerts
 
 PAGE = ROOT / "docs" / "bench.md"
 ROUNDS = 6
@@ -71,14 +71,8 @@ def _text(delays: list[float]) -> str:
 def _delays(stack: Stack, hook: fakes.Webhook) -> list[float]:
     names = [f"bench {number}" for number in range(ROUNDS)]
     made = arrange(stack, Order("alerted", f"{stack.demo_url}/v1", [Wanted(name, MODEL) for name in names]))
-    for name in names:
-        arrange_alerts(
-            stack,
-            name=name,
-            endpoint_id=made.endpoints[name],
-            promql=FAILED,
-            addresses={"webhook": (hook.url, SECRET)},
-        )
+    to = [Address("webhook", hook.url, SECRET)]
+    arrange_alerts(stack, *(AlertOrder(name, made.endpoints[name], FAILED, to) for name in names))
     with httpx.Client(timeout=20, trust_env=False) as client:
         _wait_watched(stack, client, made)
         return [_delay(stack, client, hook, made, name) for name in names]

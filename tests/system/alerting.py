@@ -1,6 +1,6 @@
-"""Alerts made inside the running product: people with verified addresses, a policy, and a rule on an endpoint.
+"""Alerts made inside the running product: people with verified addresses, policies, and rules on endpoints.
 
-As `person`, this runs as a process with the stack's environment; run as a script it reads an order as JSON on stdin and
+As `person`, this runs as a process with the stack's environment; run as a script it reads orders as JSON on stdin and
 prints what it made.
 """
 
@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,32 +21,51 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def arrange_alerts(
-    stack: Stack,
-    *,
-    name: str,
-    endpoint_id: str,
-    promql: str,
-    addresses: Mapping[str, tuple[str, str]],
-    is_hushed: bool = False,
-) -> dict[str, int]:
-    """A P0 rule on the endpoint that fires at once, told to `addresses` ({kind: (address, secret)}) at once.
+@dataclass(frozen=True)
+class Address:
+    """Where somebody is told, verified."""
 
-    Returns `policy` and `group`, `rule`. Without addresses the rule has no policy; hushed, the endpoint is silenced.
+    kind: str
+    address: str
+    secret: str = ""
+
+
+@dataclass(frozen=True)
+class AlertOrder:
+    """A rule of these levels on the endpoint that fires at once, P0 told to `addresses` at once, the others soon.
+
+    Without addresses the rule has no policy; hushed, the endpoint is silenced.
     """
-    order = {"name": name, "endpoint_id": endpoint_id, "promql": promql, "addresses": addresses, "is_hushed": is_hushed}
+
+    name: str
+    endpoint_id: str
+    promql: str
+    addresses: Sequence[Address] = ()
+    levels: Sequence[str] = ("P0",)
+    is_hushed: bool = False
+
+
+@dataclass(frozen=True)
+class MadeAlert:
+    """The keys of what was made; `policy` is 0 where there is none."""
+
+    policy: int
+    group: int
+    rule: int
+
+
+def arrange_alerts(stack: Stack, *orders: AlertOrder) -> list[MadeAlert]:
+    """What was made of each order."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.system.alerting"], cwd=ROOT, input=json.dumps(order), capture_output=True, text=True,
-        env={**stack.env, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}, check=False, timeout=90,
+        [sys.executable, "-m", "tests.system.alerting"], cwd=ROOT, input=json.dumps([asdict(order) for order in orders]),
+        capture_output=True, text=True, env={**stack.env, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+        check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    made: dict[str, int] = json.loads(done.stdout)
-    return made
+    return [MadeAlert(**made) for made in json.loads(done.stdout)]
 
 
-def _make(
-    name: str, endpoint_id: str, promql: str, addresses: dict[str, tuple[str, str]], is_hushed: bool
-) -> dict[str, int]:
+def _make(order: AlertOrder) -> MadeAlert:
     from datetime import timedelta
 
     from django.utils import timezone
@@ -58,36 +78,42 @@ def _make(
     from monitoring import services as monitoring
 
     now = timezone.now()
-    endpoint = Endpoint.objects.select_related("project").get(pk=endpoint_id)
-    project = endpoint.project
+    endpoint = Endpoint.objects.select_related("project").get(pk=order.endpoint_id)
+    project, name = endpoint.project, order.name
     who: dict[str, Any] = {"by": SYSTEM, "now": now}
     monitoring.open_monitoring(project=project, **who)
     policy = None
-    if addresses:
+    if order.addresses:
         contact = contacts.create_contact(
             project=project, name=name, language="zh-hans", time_zone="Asia/Shanghai", note="", **who
         )
-        for kind, (address, secret) in addresses.items():
-            contacts.add_method(contact=contact, kind=kind, address=address, secret=secret, **who)
+        for each in order.addresses:
+            contacts.add_method(contact=contact, kind=each.kind, address=each.address, secret=each.secret, **who)
         # Verified by another test; here they only have to be.
         ContactMethod.objects.filter(contact=contact).update(state="verified", verified_at=now)
         people = contacts.create_group(project=project, name=name, contacts=[contact], **who)
-        resolved = [kind for kind in addresses if kind != "phone"]
-        plan = policies.LevelPlan(
-            "P0", groups=[people], kinds=[*addresses], resolved_kinds=resolved, wait_seconds=0, interval_seconds=5,
-            repeat_seconds=600,
-        )  # fmt: skip
-        policy = policies.create_policy(project=project, name=name, levels=[plan], **who)
-    if is_hushed:
+        kinds = sorted({each.kind for each in order.addresses})
+        plans = [
+            policies.LevelPlan(
+                level, groups=[people], kinds=kinds if level == "P0" else [kind for kind in kinds if kind != "phone"],
+                resolved_kinds=[kind for kind in kinds if kind != "phone"],
+                wait_seconds=0 if level == "P0" else 5, interval_seconds=5 if level == "P0" else 300,
+                repeat_seconds=600,
+            )
+            for level in order.levels
+        ]  # fmt: skip
+        policy = policies.create_policy(project=project, name=name, levels=plans, **who)
+    if order.is_hushed:
         silences.create(
-            project=project, matchers={"ark_endpoint": endpoint_id}, reason="being repaired", starts_at=now,
+            project=project, matchers={"ark_endpoint": endpoint.pk}, reason="being repaired", starts_at=now,
             ends_at=now + timedelta(hours=1), **who,
         )  # fmt: skip
-    rule = rule_services.OwnRule(name=name, levels=[LevelRule("P0", 0.0, 0)], promql=promql)
+    levels = [LevelRule(level, 0.0, 0) for level in order.levels]
+    rule = rule_services.OwnRule(name=name, levels=levels, promql=order.promql)
     group = rule_services.create_own_group(
         project=project, endpoint=endpoint, name=name, rules=[rule], policy=policy, **who
     )
-    return {"policy": policy.pk if policy else 0, "group": group.pk, "rule": group.rules.get().pk}
+    return MadeAlert(policy.pk if policy else 0, group.pk, group.rules.get().pk)
 
 
 if __name__ == "__main__":
@@ -95,4 +121,8 @@ if __name__ == "__main__":
 
     os.environ["DJANGO_SETTINGS_MODULE"] = "arkconsole.settings"
     django.setup()
-    json.dump(_make(**json.load(sys.stdin)), sys.stdout)
+    wanted = [
+        AlertOrder(**{**order, "addresses": [Address(**each) for each in order["addresses"]]})
+        for order in json.load(sys.stdin)
+    ]
+    json.dump([asdict(_make(order)) for order in wanted], sys.stdout)
