@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             item.add_marker(pytest.mark.beside)
         needs_servers = SERVERS & {*names} or where & WITH_SERVERS or item.get_closest_marker("skipif")
         touches_database = item.get_closest_marker("django_db") or DATABASE & {*names}
+        if not needs_servers and not touches_database:
+            item.add_marker(pytest.mark.pure)
         if not needs_servers and (where & ON_SQLITE_ALONE or not touches_database):
             item.add_marker(pytest.mark.on_sqlite)
         elif needs_servers or where & ON_POSTGRES:
@@ -195,37 +198,69 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+class Contexts:
+    """The browser's contexts, taken again by tests that ask for the same: by then our styles and scripts are in their cache."""
+
+    def __init__(self, browser: Browser, base_url: str) -> None:
+        self._browser, self._base_url = browser, base_url
+        self._free: dict[str, list[BrowserContext]] = {}
+
+    def take(self, options: dict[str, Any]) -> BrowserContext:
+        """One without cookies; `options` are Playwright's."""
+        if free := self._free.get(repr(sorted(options.items()))):
+            return free.pop()
+        context = self._browser.new_context(base_url=self._base_url, **options)
+        context.set_default_timeout(PATIENCE_MS)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        return context
+
+    def give_back(self, context: BrowserContext, options: dict[str, Any]) -> None:
+        for page in context.pages:
+            page.close()
+        context.clear_cookies()
+        self._free.setdefault(repr(sorted(options.items())), []).append(context)
+
+
+@pytest.fixture(scope="session")
+def contexts(chromium: Browser, stack: Stack) -> Contexts:
+    return Contexts(chromium, stack.console_url)
+
+
 NewPage = Callable[..., Page]
 
 
 @pytest.fixture
-def new_page(chromium: Browser, stack: Stack) -> Iterator[NewPage]:
+def new_page(contexts: Contexts) -> Iterator[NewPage]:
     """Make pages of the stack's console: `new_page(locale="en-US", color_scheme="dark", viewport={…})`.
 
-    Keywords are Playwright's for a context. At the end no page may have had a script error or a blocked resource.
+    Keywords are Playwright's for a context, each page has one of its own. A test that sets the page's clock says
+    `keeps_time=False`: nothing sets it right again. At the end no page may have had a script error or a blocked resource.
     """
-    contexts: list[BrowserContext] = []
+    taken: list[tuple[BrowserContext, dict[str, Any], bool]] = []
     troubles: list[str] = []
 
-    def make(**options: Any) -> Page:
-        options = {
-            "locale": "zh-CN",
-            "timezone_id": "Asia/Shanghai",
-            "viewport": {"width": 1280, "height": 800},
-            **options,
-        }
-        context = chromium.new_context(base_url=stack.console_url, **options)
-        context.set_default_timeout(PATIENCE_MS)
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
+    def make(*, keeps_time: bool = True, storage_state: Path | dict[str, Any] | None = None, **options: Any) -> Page:
+        options = {"locale": "zh-CN", "timezone_id": "Asia/Shanghai", **options}
+        viewport = options.pop("viewport", {"width": 1280, "height": 800})
+        media = {name: options.pop(name) for name in ("color_scheme", "reduced_motion") if name in options}
+        context = contexts.take(options)
+        taken.append((context, options, keeps_time))
+        if storage_state is not None:
+            state = json.loads(storage_state.read_text()) if isinstance(storage_state, Path) else storage_state
+            context.add_cookies(state["cookies"])
         page = context.new_page()
+        page.set_viewport_size(viewport)
+        page.emulate_media(**media)
         page.on("pageerror", lambda error: troubles.append(f"{page.url}: {error}"))
         page.on("console", lambda message: _note(troubles, page, message.type, message.text))
         return page
 
     yield make
-    for context in contexts:
-        context.close()
+    for context, options, keeps_time in taken:
+        if keeps_time:
+            contexts.give_back(context, options)
+        else:
+            context.close()
     assert not troubles, troubles
 
 
