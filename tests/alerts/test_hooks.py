@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client, TestCase
+from django.test.utils import CaptureQueriesContext
 from kombu.exceptions import OperationalError
 
 from alerts import hook_views, nudges
@@ -118,6 +120,37 @@ def test_a_large_post_is_taken() -> None:
 
     assert post(PROMETHEUS, many).status_code == 200
     assert AlertEvent.objects.count() == 700
+
+
+def cost(path: str, body: Any) -> int:
+    """How many queries the answer to the post took."""
+    with CaptureQueriesContext(connection) as queries:
+        assert post(path, body).status_code == 200
+    return len(queries)
+
+
+def test_five_hundred_alerts_cost_as_many_queries_as_two() -> None:
+    builders.project("default")
+    policy = builders.notification_policy(builders.contact_group(builders.contact("email")))
+    labels = {"notify_policy": str(policy.pk), "level": "P1", "project": "default"}
+    # What Prometheus tells again costs a little less than what it tells first; what Alertmanager does, much less.
+    costs = []
+    for count in (2, 500):
+        many = [alert(notify_policy=str(policy.pk), ark_endpoint=f"ep-{count}-{number}") for number in range(count)]
+        group_of_them = group(*many, **labels)
+        costs.append(
+            [
+                cost(PROMETHEUS, many), cost(PROMETHEUS, many), cost(ALERTMANAGER, group_of_them),
+                cost(ALERTMANAGER, group_of_them),
+            ]
+        )  # fmt: skip
+    small, large = costs
+
+    # SQLite takes so many values in one statement, and no more.
+    batches = 40 if connection.vendor == "sqlite" else 0
+    assert all(more - less <= batches for less, more in zip(small, large, strict=True)), costs
+    assert max(small) <= 20
+    assert Notification.objects.count() == Delivery.objects.count() == 2
 
 
 def test_a_nudge_that_gets_nowhere_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
