@@ -196,9 +196,12 @@ def _validate(row: models.Model) -> None:
     try:
         row.full_clean()
     except ValidationError as error:
-        for field, messages in error.message_dict.items():
+        for field, troubles in error.error_dict.items():
             name = None if field == "__all__" else field
-            raise DomainError(messages[0], field=name) from None
+            # Django's own sentence of it reads badly in Chinese, and does not say what to do.
+            is_twice = troubles[0].code in {"unique", "unique_together"}
+            sentence = _("There is another one like it: choose another value.") if is_twice else troubles[0].messages[0]
+            raise DomainError(sentence, field=name) from None
 
 
 # --- probes and real traffic -----------------------------------------------------------------------------------------

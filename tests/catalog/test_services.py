@@ -196,6 +196,7 @@ def test_two_servers_cannot_have_one_name() -> None:
     with pytest.raises(DomainError) as caught:
         services.add_server(settings=SETTINGS, by=SYSTEM, now=NOW)
     assert caught.value.field == "name"
+    assert "choose another" in str(caught.value)
 
 
 @pytest.mark.django_db
