@@ -56,9 +56,17 @@ def alertmanager(request: HttpRequest) -> HttpResponse:
             post = reports.of_alertmanager(body)
     except reports.BadPost as error:
         return _bad(error)
-    if notifications.receive(post, now=timezone.now()) is not None:
+    try:
+        told = notifications.receive(post, now=timezone.now())
+    except notifications.NotSilent as error:
+        told = error.told
+        nudges.nudge("alerts.tend")
+        answer = _sentence(str(error), status=503)
+    else:
+        answer = HttpResponse(status=200)
+    if told is not None:
         nudges.nudge("alerts.deliver")
-    return HttpResponse(status=200)
+    return answer
 
 
 def _has_token(request: HttpRequest) -> bool:

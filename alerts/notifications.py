@@ -18,7 +18,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 
-from alerts import events
+from alerts import events, silences
 from alerts.models import (
     AlertEvent,
     ContactMethod,
@@ -118,10 +118,21 @@ def _hash(value: Any) -> str:
 # --- what is posted --------------------------------------------------------------------------------------------------
 
 
+class NotSilent(Exception):
+    """Some of what Alertmanager tells of is silenced, and it does not know: it was not told yet, or has forgotten.
+
+    That is not passed on; the rest is, in `told`. Taken as heard it would never be told when the silence ends.
+    """
+
+    def __init__(self, told: Notification | None) -> None:
+        super().__init__("Some of it is silenced: ask for the silences, then again.")
+        self.told = told
+
+
 def receive(post: GroupPost, *, now: datetime) -> Notification | None:
     """Write down what is to be told of a group, if that is news; None where it is not, or nobody is to be told.
 
-    The rows are all there is to it: whoever sends finds them, whether or not he is nudged.
+    The rows are all there is to it: whoever sends finds them, whether or not he is nudged. Raises `NotSilent`.
     """
     if any(report.is_watchdog for report in post.reports):
         if any(report.is_watchdog and report.is_firing(now) for report in post.reports):
@@ -135,7 +146,19 @@ def receive(post: GroupPost, *, now: datetime) -> Notification | None:
     if not found:
         return None
     lines = [(event, Status.FIRING if report.is_firing(now) else Status.RESOLVED) for event, report in found]
-    return tell(policy_id=int(policy_id), level=level, labels=post.labels, lines=lines, left_out=post.left_out, now=now)
+    held = _held(lines, now)
+    lines = [line for line in lines if line[0].pk not in held]
+    told = tell(policy_id=int(policy_id), level=level, labels=post.labels, lines=lines, left_out=post.left_out, now=now)
+    if held:
+        raise NotSilent(told)
+    return told
+
+
+def _held(lines: Sequence[tuple[AlertEvent, str]], now: datetime) -> set[int]:
+    """Which of them fire and are covered by a silence: ends are told whatever covers them."""
+    active = silences.active(now=now)
+    firing = [event for event, status in lines if status == Status.FIRING] if active else []
+    return {event.pk for event in firing if any(silences.covers(silence, event) for silence in active)}
 
 
 def tell(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test import Client, TestCase
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from alerts import hook_views, nudges
-from alerts.models import AlertEvent, Delivery, Notification, Pulse
+from alerts.models import AlertEvent, Delivery, Notification, Pulse, Silence
 from tests import builders
 
 PROMETHEUS, ALERTMANAGER = "/hooks/prom/api/v2/alerts", "/hooks/alertmanager"
@@ -65,6 +67,29 @@ def test_what_alertmanager_posts_becomes_a_notification() -> None:
     assert answer.status_code == 200
     assert Notification.objects.count() == 1
     assert Delivery.objects.get().state == "queued"
+
+
+def test_what_is_silenced_is_not_told_even_where_alertmanager_has_forgotten_that() -> None:
+    """It is asked to come again: taken as heard, it would never be told of when the silence ends."""
+    policy = builders.notification_policy(builders.contact_group(builders.contact("email")))
+    labels = {"notify_policy": str(policy.pk), "level": "P1", "project": "default"}
+    silence = builders.silence(ends_at=timezone.now() + timedelta(hours=1))
+    both = [alert(notify_policy=str(policy.pk), ark_endpoint=name) for name in ("ep-1", "ep-2")]
+
+    assert [post(ALERTMANAGER, group(*both, **labels)).status_code for _ in range(2)] == [503, 503]
+    [event] = Notification.objects.get().events.all()
+    assert event.endpoint_id == "ep-2"
+
+    over = {**group(*both, **labels), "alerts": [{**each, "status": "resolved"} for each in both]}
+    Silence.objects.filter(pk=silence.pk).update(ended_at=timezone.now())
+    assert post(ALERTMANAGER, group(*both, **labels)).status_code == 200
+    builders.silence(ends_at=timezone.now() + timedelta(hours=1))
+    assert post(ALERTMANAGER, over).status_code == 200, "an end is told whatever covers it"
+    assert list(Notification.objects.order_by("pk").values_list("status", flat=True)) == [
+        "firing",
+        "firing",
+        "resolved",
+    ]
 
 
 @pytest.mark.parametrize("path", [PROMETHEUS, ALERTMANAGER])
