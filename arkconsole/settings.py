@@ -375,6 +375,8 @@ ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 # What API keys may be scoped to lives in rooms above `iam`.
 IAM_SCOPE_CATALOGUE = "arkconsole.scopes"
+# What rooms above `monitoring` mark on an endpoint's charts.
+MONITORING_MARKS = ("alerts.marks.of_endpoint",)
 CSRF_FAILURE_VIEW = "arkconsole.views.csrf_failure"
 ACCOUNT_RATE_LIMITS = {"login": "60/m/ip", "login_failed": "10/m/ip,5/5m/key"}
 

@@ -71,7 +71,8 @@ def marks(request: ConsoleRequest, endpoint_id: str) -> HttpResponse:
     """What changed in the range, and the band of the status."""
     endpoint = find_endpoint(request, endpoint_id, services.GET)
     filters = MonitoringFilters.of(request.GET, now=timezone.now())
-    return JsonResponse(changes.marks(endpoint, filters, shows_servers=request.user.is_staff))
+    found = changes.marks(endpoint, filters, shows_servers=request.user.is_staff, by=actor_of(request))
+    return JsonResponse(found)
 
 
 @require_GET

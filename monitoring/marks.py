@@ -1,14 +1,16 @@
-"""What changed while the charts ran: the status, a version switch, edits, and the model servers; each with who and why."""
+"""What changed while the charts ran: status, version switch, edits, model servers, and what rooms above tell; with who and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, cast
 
+from django.conf import settings
 from django.db.models import Q
 from django.urls import reverse
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
 
 from audit.models import Event
@@ -16,7 +18,7 @@ from audit.services import GLOBAL
 from catalog.models import Deployment, ModelServer, ModelVersion, ServerEvent
 from endpoints import forms, lifecycle, services, switching
 from endpoints.models import Endpoint, EndpointEvent, Status, SwitchEvent, VersionSwitch
-from iam.actors import SYSTEM
+from iam.actors import SYSTEM, Actor
 from monitoring.filters import MonitoringFilters
 
 MOST = 100
@@ -51,9 +53,19 @@ class Mark:
         }
 
 
-def marks(endpoint: Endpoint, filters: MonitoringFilters, *, shows_servers: bool = False) -> dict[str, Any]:
-    """Marks, oldest first, and the band of the status over the range of `filters`, as JSON; nine queries at most.
+class Source(Protocol):
+    """Marks that a room above knows of; `settings.MONITORING_MARKS` names those that are asked."""
 
+    def __call__(self, endpoint: Endpoint, *, since: datetime, until: datetime, by: Actor) -> Iterable[Mark]:
+        """What happened to `endpoint` in that time and `by` may see: the latest, `MOST` of them or a few more."""
+
+
+def marks(
+    endpoint: Endpoint, filters: MonitoringFilters, *, shows_servers: bool = False, by: Actor | None = None
+) -> dict[str, Any]:
+    """Marks, oldest first, and the band of the status over the range of `filters`, as JSON.
+
+    Nine queries at most, and those of the rooms above, which are asked when it is known for whom (`by`).
     `shows_servers`: the names of model servers and what was set of them are for who looks after them.
     """
     since, until = filters.since, filters.until
@@ -63,16 +75,26 @@ def marks(endpoint: Endpoint, filters: MonitoringFilters, *, shows_servers: bool
         *_switched(endpoint, since, until),
         *_edited(endpoint, since, until),
         *_served(endpoint, since, until, shows_servers=shows_servers),
+        *_told(endpoint, since, until, by),
     ]
     found.sort(key=lambda mark: mark.at)
     note = ""
     if len(found) > MOST:
         note = _("The latest %(shown)d of %(all)d changes are marked.") % {"shown": MOST, "all": len(found)}
     return {
+        "from": since.timestamp(),
+        "to": until.timestamp(),
         "marks": [mark.as_json() for mark in found[-MOST:]],
         "band": _band(endpoint, list(reversed(moves)), since, until),
         "note": note,
     }
+
+
+def _told(endpoint: Endpoint, since: datetime, until: datetime, by: Actor | None) -> Iterable[Mark]:
+    if by is None:
+        return
+    for name in settings.MONITORING_MARKS:
+        yield from cast(Source, import_string(name))(endpoint, since=since, until=until, by=by)
 
 
 def _name(actor_id: str, actor_name: str) -> str:

@@ -10,31 +10,21 @@ export class Changes {
   constructor(root) {
     const part = (name) => root.querySelector(`[data-part=${name}]`);
     this.root = root;
-    this.parts = { band: part("band"), shares: part("shares"), count: part("count"), list: part("list"), note: part("note"), details: part("details") };
+    this.parts = { band: part("band"), shares: part("shares"), count: part("count"), list: part("list"), note: part("note"), details: part("details"), why: part("why") };
   }
 
-  // The range that the charts show; what is known is drawn again for it.
-  span(range) {
-    if (this.range?.from === range.from && this.range?.to === range.to) return;
-    this.range = range;
-    if (this.answer) this.show(this.answer);
-  }
-
-  // `answer` as in the data contract.
-  show(answer) {
-    this.answer = answer;
-    const { marks, band } = answer;
-    const from = this.range?.from ?? band[0]?.from;
-    const to = this.range?.to ?? band.at(-1)?.to;
-    if (!(to > from)) return;
+  // `answer` as in the data contract. The band is its own range, which ends now: on long ranges the charts' last point is
+  // older, and the status of what is wrong now must not wait for it. `why`: the sentence of an answer that did not come.
+  show(answer, why = "") {
+    const { marks, band, from, to } = answer;
     const span = to - from;
     const place = (at) => `${((Math.min(Math.max(at, from), to) - from) / span) * 100}%`;
     const held = new Map();
     const segments = band.map((each) => {
-      const length = Math.max(Math.min(each.to, to) - Math.max(each.from, from), 0);
+      const length = each.to - each.from;
       const known = held.get(each.label) ?? { tone: each.tone, seconds: 0 };
       held.set(each.label, { ...known, seconds: known.seconds + length });
-      const words = `${each.label} · ${times.full(Math.max(each.from, from))} – ${times.full(Math.min(each.to, to))}`;
+      const words = `${each.label} · ${times.full(each.from)} – ${times.full(each.to)}`;
       return draw("rect", { x: place(each.from), width: `${(length / span) * 100}%`, y: 6, height: 10, class: `mon-band-${each.tone}` }, title(words));
     });
     const pins = marks.map((mark) =>
@@ -49,7 +39,14 @@ export class Changes {
     this.parts.details.hidden = marks.length === 0;
     write(this.parts.note, answer.note ?? "");
     this.parts.list.replaceChildren(...[...marks].sort((one, other) => other.at - one.at).map(line));
+    this.parts.why.hidden = !why;
+    write(this.parts.why.querySelector("[data-part=sentence]"), why);
     this.root.removeAttribute("aria-busy");
+  }
+
+  // Nothing is known of the range: what was drawn of another one would be taken for it.
+  fail(why) {
+    this.show({ marks: [], band: [], from: 0, to: 1 }, why);
   }
 }
 

@@ -69,7 +69,6 @@ function answered(group, answer) {
     const isFiner = shown?.question !== group.question || answer.step < shown.step;
     shown = { from: answer.from, to: answer.to, step: isFiner ? answer.step : shown.step, question: group.question };
     write(document.getElementById("monitoring-span"), say("span", { from: times.full(answer.from), to: times.full(answer.to) }));
-    changes.span(shown);
     seeSwitches();
   }
   if (!isTrouble || answer.tiles) showTiles(group.element, answer.tiles);
@@ -115,6 +114,7 @@ function showNote(note, why) {
 }
 
 for (const group of groups) group.note.querySelector("button").addEventListener("click", () => loader.retry(group));
+changes.parts.why.querySelector("button").addEventListener("click", loadMarks);
 pageNote.querySelector("button").addEventListener("click", () => load({ isQuiet: false }));
 
 // --- what is looked at --------------------------------------------------------------------------------------------------
@@ -140,9 +140,10 @@ async function loadMarks() {
   marksStop?.abort();
   const stop = (marksStop = new AbortController());
   const answer = await ask(`${root.dataset.marks}?${toQuery(filters)}`, stop.signal);
-  if (stop.signal.aborted || !answer.marks) return;
-  changes.show(answer);
-  for (const panel of panels) panel.setMarks(answer.marks);
+  if (stop.signal.aborted) return;
+  if (answer.marks) changes.show(answer);
+  else changes.fail(trouble(answer));
+  for (const panel of panels) panel.setMarks(answer.marks ?? []);
 }
 
 const zoomTo = (from, to) => {
