@@ -87,9 +87,12 @@ class DataDir:
         self.note(installation.NOTE, found)
 
     def configure_prometheus(
-        self, *, console_url: str, scrape_seconds: int, alerts: config.Alerting | None = None
+        self, *, console_url: str, scrape_seconds: int, alerts: config.Alerting | None = None, is_idle: bool = False
     ) -> Path:
-        """Write the configuration of Prometheus; return its path. The tokens are in files of their own."""
+        """Write the configuration of Prometheus; return its path. The tokens are in files of their own.
+
+        `is_idle`: another one does the work; ours, where it runs as a container, is to do nothing.
+        """
         text = config.prometheus_yml(
             console_url=console_url,
             scrape_seconds=scrape_seconds,
@@ -98,7 +101,7 @@ class DataDir:
         )
         self._token_file("ALERT_HOOK_TOKEN", "alert-hook-token")
         path = self.run / "prometheus.yml"
-        self.write_private(path, text)
+        self.write_private(path, config.IDLE_YML if is_idle else text)
         # Those in containers make a folder, but not its parent.
         for folder in (self.root / "prometheus", self.root / "prometheus" / "rules", self.root / "alertmanager"):
             try:

@@ -99,6 +99,13 @@ def _alertmanager(url: str, token_file: str = "") -> str:
 """
 
 
+IDLE_YML = """\
+# Written by `manage.py prepare` at every start. PROMETHEUS_URL names another Prometheus: this one reads nothing and
+# evaluates no rules.
+global: {}
+"""
+
+
 def prometheus_yml(*, console_url: str, scrape_seconds: int, token_file: str, alerts: Alerting | None = None) -> str:
     """The whole configuration of the Prometheus that `manage.py up` and `docker-compose.yml` run."""
     told = alerting(alerts, console_url=console_url) if alerts else ""

@@ -84,8 +84,12 @@ def test_the_prometheus_beside_them_is_ours_and_only_a_url_of_the_operator_makes
     settings.PROMETHEUS_IS_EXTERNAL, settings.PROMETHEUS_INTERNAL_URL = False, told["PROMETHEUS_INTERNAL_URL"]
     seen = prometheus.look()
     assert (seen.is_on, seen.url, seen.is_external) == (True, "http://prometheus:9090", False)
-    for name in ("METRICS_TOKEN", "GATEWAY_METRICS_ADVERTISE"):
+    # Rules are put where ours reads them only where it is ours: the settings know which.
+    for name in ("METRICS_TOKEN", "GATEWAY_METRICS_ADVERTISE", "PROMETHEUS_RULES_DIR"):
         assert told[name] == f"${{{name}:-}}"
+    assert told["PROMETHEUS_RELOAD_URL"].endswith("${PROMETHEUS_URL:-http://prometheus:9090}/-/reload}")
+    # Without a change of its own Compose would leave the container with the configuration that it had.
+    assert COMPOSE["services"]["prometheus"]["environment"] == {"PROMETHEUS_URL": told["PROMETHEUS_URL"]}
 
 
 def test_the_alertmanager_beside_them_has_the_flags_of_our_own_and_reads_what_we_write() -> None:
@@ -101,8 +105,7 @@ def test_the_alertmanager_beside_them_has_the_flags_of_our_own_and_reads_what_we
     environment = OURS["console"]["environment"]
     assert environment["ALERTMANAGER_URL"].endswith("http://alertmanager:9093}")
     assert environment["ALERTMANAGER_CONFIG"].endswith("/data/alertmanager/alertmanager.yml}")
-    assert environment["PROMETHEUS_RULES_DIR"].endswith("/data/prometheus/rules}")
-    assert environment["PROMETHEUS_RELOAD_URL"].endswith("http://prometheus:9090/-/reload}")
+    assert environment["DATA_DIR"] == "/data"
 
 
 def test_the_tools_in_the_image_are_those_of_the_servers_beside_it() -> None:

@@ -8,10 +8,12 @@ import stat
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography.fernet import Fernet
 
 from arkconsole.data_dir import DataDir
 from arkconsole.supervisor import UpError
+from monitoring import config
 
 
 @pytest.fixture
@@ -53,6 +55,15 @@ def test_prometheus_reads_the_token_from_a_private_file(data: DataDir, monkeypat
     path = data.configure_prometheus(console_url="http://127.0.0.1:8000", scrape_seconds=15)
     assert f'credentials_file: "{data.root}/metrics-token"' in path.read_text()
     assert data.read("metrics-token") not in path.read_text()
+
+
+def test_where_another_prometheus_does_the_work_ours_reads_nothing_and_evaluates_nothing(data: DataDir) -> None:
+    path = data.configure_prometheus(
+        console_url="http://127.0.0.1:8000", scrape_seconds=15, is_idle=True,
+        alerts=config.Alerting(rules_dir="/rules", token_file="/token"),
+    )  # fmt: skip
+    assert yaml.safe_load(path.read_text()) == {"global": {}}
+    assert (data.root / "prometheus").is_dir(), "the container still keeps its files there"
 
 
 def test_secrets_of_the_environment_are_not_written_down(data: DataDir) -> None:

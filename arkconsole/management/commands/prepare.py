@@ -36,8 +36,9 @@ class Command(BaseCommand):
             data = DataDir(Path(settings.DATA_DIR))
             data.ensure_secrets()
             data.configure_prometheus(
-                console_url=settings.CONSOLE_INTERNAL_URL, scrape_seconds=settings.SCRAPE_SECONDS, alerts=_alerts()
-            )
+                console_url=settings.CONSOLE_INTERNAL_URL, scrape_seconds=settings.SCRAPE_SECONDS, alerts=_alerts(),
+                is_idle=settings.PROMETHEUS_IS_EXTERNAL,
+            )  # fmt: skip
             alertmanager.write_first()
         except (UpError, OSError) as error:
             self.stderr.write(f"Prometheus and Alertmanager are not configured: {error}")
