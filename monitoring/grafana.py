@@ -34,8 +34,11 @@ SPANS = Spans(
 )  # fmt: skip
 
 
-def dashboard(*, project: Project) -> dict[str, Any]:
-    """The dashboard, ready to be imported, for `project`: all groups of a chat model's endpoint, then all endpoints."""
+def dashboard(*, project: Project, endpoint_id: str = "") -> dict[str, Any]:
+    """The dashboard, ready to be imported, for `project`: all groups of a chat model's endpoint, then all endpoints.
+
+    With `endpoint_id` it opens on that endpoint.
+    """
     rows: list[dict[str, Any]] = []
     top = 0
     own = groups_for(FoundationModel.Domain.THINKING, has_switch=True)
@@ -55,7 +58,7 @@ def dashboard(*, project: Project) -> dict[str, Any]:
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
         "graphTooltip": 1,
-        "templating": {"list": _variables(project)},
+        "templating": {"list": _variables(project, endpoint_id)},
         "annotations": {"list": []},
         "panels": rows,
     }
@@ -111,15 +114,19 @@ def _target(position: int, line: Line) -> dict[str, Any]:
     }
 
 
-def _variables(project: Project) -> list[dict[str, Any]]:
+def _variables(project: Project, endpoint_id: str) -> list[dict[str, Any]]:
     here = f"{REQUESTS}{{{_WHOLE}}}"
+    chosen = {"current": {"text": endpoint_id, "value": endpoint_id}} if endpoint_id else {}
     return [
         {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
         {
             "name": "project", "label": "Project", "type": "textbox", "query": project.pk,
             "current": {"text": project.pk, "value": project.pk},
         },
-        _choice("endpoint", "Endpoint", f'label_values({REQUESTS}{{project="$project"}}, ark_endpoint)', has_all=False),
+        {
+            **_choice("endpoint", "Endpoint", f'label_values({REQUESTS}{{project="$project"}}, ark_endpoint)', has_all=False),
+            **chosen,
+        },
         _choice("api", "API", f"label_values({here}, api)"),
         _choice("model", "Model", f"label_values({here}, base_model)"),
         _choice("version", "Version", f"label_values({here}, ark_model)"),

@@ -164,6 +164,25 @@ def test_the_grafana_dashboard_has_every_panel_with_its_own_queries(client: Clie
     assert len(places) == len(set(places))
 
 
+def test_the_dashboard_of_an_endpoints_page_is_for_its_project_whatever_the_switcher_says(endpoint: Endpoint) -> None:
+    elsewhere = builders.endpoint(project=builders.project("elsewhere"))
+    client = Client()
+    client.force_login(builders.user(is_superuser=True))
+
+    def variables(query: str) -> dict[str, Any]:
+        listed = client.get(f"/monitoring/grafana.json{query}").json()["templating"]["list"]
+        return {each["name"]: each.get("current", {}).get("value") for each in listed}
+
+    found = variables(f"?endpoint={elsewhere.pk}")
+    assert (found["project"], found["endpoint"]) == ("elsewhere", elsewhere.pk)
+    plain = variables("")
+    assert (plain["project"], plain["endpoint"]) == (endpoint.project_id, None)
+    assert f"grafana.json?endpoint={endpoint.pk}" in client.get(url(endpoint, "").rstrip("/")).content.decode()
+    stranger = Client()
+    stranger.force_login(builders.member(endpoint.project, services.GET))
+    assert stranger.get(f"/monitoring/grafana.json?endpoint={elsewhere.pk}").status_code == 404
+
+
 def test_the_queries_of_the_dashboard_are_understood_once_grafana_has_filled_them_in(
     prometheus: PrometheusServer,
 ) -> None:
