@@ -189,8 +189,9 @@ def running(home: Stack) -> Stack:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium without a screen."""
-    path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    """Debian's Chromium without a screen; the one that never had any costs a third of the other's processor time."""
+    names = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
     assert path, "Chromium is not installed: `make test` installs it"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.accessibility import serious
-from tests.conftest import NewPage
+from tests.pages import DESK, PHONE, Open, fits
 from tests.sdk.arrange import Made, Order, Wanted, arrange
 from tests.stack import Stack
-
-Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +21,6 @@ def made(stack: Stack) -> Made:
     wanted = [Wanted(name, "demo-fast") for name in chat]
     wanted += [Wanted("vectors", "demo-embedding", "embedding"), Wanted("thinking", "demo-thinking", "thinking")]
     return arrange(stack, Order(prefix="pages", server_url=f"{stack.demo_url}/v1", endpoints=wanted))
-
-
-@pytest.fixture
-def open_page(new_page: NewPage, admin_state: Path) -> Open:
-    """Open an address as the administrator, in English; keywords are the browser's."""
-
-    def opened(path: str, **options: Any) -> Page:
-        page = new_page(storage_state=admin_state, **{"locale": "en-US", **options})
-        page.goto(path)
-        return page
-
-    return opened
 
 
 def row(page: Page, made: Made, name: str) -> Any:
@@ -112,7 +96,7 @@ def test_a_deleted_row_leaves_the_list_and_the_count_in_the_tab_in_place(open_pa
 
 def test_nothing_cuts_off_the_menu_of_the_last_row(open_page: Open, made: Made) -> None:
     for width in (1440, 800, 390):
-        page = open_page("/endpoints/?q=pages+look", viewport={"width": width, "height": 844}, reduced_motion="reduce")
+        page = open_page("/endpoints/?q=pages+look", viewport={"width": width, "height": 844})
         row(page, made, "look").locator("summary").click()
         box = page.get_by_role("link", name="Delete").bounding_box()
         assert box is not None
@@ -326,24 +310,20 @@ PAGES = {
 
 
 LOOKS = {
-    "phone, light, English": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "locale": "en-US"},
-    "desk, dark, Chinese": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark", "locale": "zh-CN"},
+    "phone, light, English": {"color_scheme": "light", "locale": "en-US", **PHONE},
+    "desk, dark, Chinese": {**DESK, "color_scheme": "dark", "locale": "zh-CN"},
 }
 
 
 @pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("name", PAGES)
-def test_pages_fit_the_screen_and_axe_finds_nothing_serious(open_page: Open, made: Made, name: str, look: str) -> None:
-    options = LOOKS[look]
-    page = open_page(PAGES[name].format(**made.endpoints), reduced_motion="reduce", **options)
-    assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth")
-    assert serious(page) == []
-
-
-@pytest.mark.parametrize("action", ["Edit", "Stop"])
-def test_axe_finds_nothing_serious_in_dialogs(open_page: Open, made: Made, action: str) -> None:
-    for theme in ("light", "dark"):
-        page = open_page(f"/endpoints/{made.endpoints['look']}", color_scheme=theme, reduced_motion="reduce")
-        page.get_by_role("link", name=action, exact=True).click()
+def test_pages_and_dialogs_fit_the_screen_and_axe_finds_nothing_serious(open_page: Open, made: Made, look: str) -> None:
+    page = open_page("/endpoints/", **LOOKS[look])
+    for name, path in PAGES.items():
+        page.goto(path.format(**made.endpoints))
+        assert fits(page), name
+        assert serious(page) == [], name
+    for action in ("edit", "stop"):
+        page.goto(f"/endpoints/{made.endpoints['look']}")
+        page.locator(f"#endpoint-actions a[href$='/{action}']").click()
         expect(page.locator("#dialog form")).to_be_visible()
-        assert serious(page) == []
+        assert serious(page) == [], action

@@ -8,10 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.accessibility import serious
 from tests.conftest import NewPage
+from tests.pages import DESK, PHONE, fits
 from tests.servers import wait_until
 from tests.stack import Stack
 
@@ -48,16 +49,6 @@ def remember(connection: psycopg.Connection[Any], project: str, state: str, trou
         "asked_at, step_at, look_at, opened_at) VALUES (%s, %s, 'targets', %s, '', '', 'li.wei', now(), now(), now(), now())",
         [project, state, trouble],
     )
-
-
-def serious(page: Page) -> list[str]:
-    """What axe-core finds serious or worse, with the elements at fault."""
-    return [
-        f"{each['id']}: {node['html'][:160]}"
-        for each in Axe().run(page).response["violations"]
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
 
 
 def sign_in(page: Page, stack: Stack) -> None:
@@ -102,14 +93,15 @@ def test_one_click_opens_monitoring_and_a_dialog_closes_it(
     remember(database, PROJECT, "failed", "refused")
     state = tmp_path / "state.json"
     page.context.storage_state(path=state)
-    for theme in ("light", "dark"):
-        for size in ({"width": 1440, "height": 900}, {"width": 390, "height": 844}):
-            looked = new_page(storage_state=state, locale="en-US", color_scheme=theme, viewport=size)
-            looked.goto("/monitoring/")
-            expect(looked.locator(".mo-step-failed")).to_contain_text("METRICS_TOKEN")
-            assert looked.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            assert serious(looked) == []
-            looked.context.close()
+    for look in (
+        {"color_scheme": "light", **PHONE},
+        {"color_scheme": "dark", **DESK},
+    ):
+        looked = new_page(storage_state=state, locale="en-US", reduced_motion="reduce", **look)
+        looked.goto("/monitoring/")
+        expect(looked.locator(".mo-step-failed")).to_contain_text("METRICS_TOKEN")
+        assert fits(looked)
+        assert serious(looked) == []
     page.reload()
     page.get_by_role("button", name="Try again").click()
     expect(is_open).to_be_visible(timeout=OPEN_MS)

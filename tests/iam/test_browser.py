@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.accessibility import serious
 from tests.conftest import NewPage
+from tests.pages import Open, fits
 from tests.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,6 @@ for name, where in (("framed", projects), ("reader", projects[:1]), ("newcomer",
         given = Policy.objects.get(name="ArkReadOnlyAccess") if name == "reader" else policy
         Attachment.objects.get_or_create(policy=given, user=person, project=project)
 """
-Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +42,25 @@ def people(stack: Stack) -> None:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def states(chromium: Browser, stack: Stack, people: None) -> dict[str, Any]:
+    """The cookies of everybody, signed in once through the form."""
+    found: dict[str, Any] = {}
+    for name in ("framed", "reader", "newcomer"):
+        context = chromium.new_context(base_url=stack.console_url, locale="en-US")
+        found[name] = sign_in(context.new_page(), name, "/settings/").context.storage_state()
+        context.close()
+    return found
+
+
 @pytest.fixture
-def open_as(new_page: NewPage, people: None) -> Open:
-    """Sign in by the form and arrive at `path`."""
+def open_as(new_page: NewPage, states: dict[str, Any]) -> Open:
+    """Open `path` as somebody who is signed in."""
 
     def opened(name: str, path: str, **options: Any) -> Page:
-        page = new_page(**{"locale": "en-US", "reduced_motion": "reduce", **options})
-        return sign_in(page, name, path)
+        page = new_page(storage_state=states[name], **{"locale": "en-US", "reduced_motion": "reduce", **options})
+        page.goto(path)
+        return page
 
     return opened
 
@@ -63,12 +74,8 @@ def sign_in(page: Page, name: str, path: str) -> Page:
     return page
 
 
-def fits(page: Page) -> bool:
-    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
-
-
-def test_signing_in_leads_to_where_somebody_wanted_to_go(open_as: Open) -> None:
-    page = open_as("framed", "/keys/?state=enabled")
+def test_signing_in_leads_to_where_somebody_wanted_to_go(new_page: NewPage, people: None) -> None:
+    page = sign_in(new_page(locale="en-US"), "framed", "/keys/?state=enabled")
 
     expect(page).to_have_url(re.compile(r"/keys/\?state=enabled$"))
     expect(page.get_by_role("heading", name="API Key", level=1)).to_be_visible()
@@ -87,8 +94,9 @@ def test_a_wrong_password_is_said_beside_the_form(new_page: NewPage, people: Non
     assert serious(page) == []
 
 
-def test_the_project_is_switched_at_the_top_left(open_as: Open) -> None:
-    page = open_as("framed", "/keys/")
+def test_the_project_is_switched_at_the_top_left(new_page: NewPage, people: None) -> None:
+    # In a session of its own, which keeps the project.
+    page = sign_in(new_page(locale="en-US"), "framed", "/keys/")
     page.locator(".ark-project").click()
     page.get_by_role("button", name="Frame Two").click()
     page.wait_for_load_state()
@@ -235,11 +243,12 @@ def test_a_menu_opens_and_closes_by_keyboard_and_gives_focus_back(open_as: Open)
 
 
 def test_a_server_that_does_not_answer_is_said_with_a_way_to_try_again(
-    chromium: Browser, stack: Stack, people: None
+    chromium: Browser, stack: Stack, states: dict[str, Any]
 ) -> None:
     # Not by `new_page`, which takes what htmx writes to the browser's console here for a mistake of ours.
-    context = chromium.new_context(base_url=stack.console_url, locale="en-US")
-    page = sign_in(context.new_page(), "framed", "/keys/")
+    context = chromium.new_context(base_url=stack.console_url, locale="en-US", storage_state=states["framed"])
+    page = context.new_page()
+    page.goto("/keys/")
 
     def away(route: Route) -> None:
         route.abort()
@@ -326,10 +335,9 @@ def test_pages_fit_the_screen_and_axe_finds_nothing_serious(open_as: Open, look:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("path", ["/accounts/login/", "/accounts/password/reset/"])
-def test_the_pages_before_sign_in_fit_and_are_sound(new_page: NewPage, path: str, look: str) -> None:
+def test_the_pages_before_sign_in_fit_and_are_sound(new_page: NewPage, look: str) -> None:
     page = new_page(reduced_motion="reduce", **LOOKS[look])
-    page.goto(path)
-
-    assert fits(page)
-    assert serious(page) == []
+    for path in ("/accounts/login/", "/accounts/password/reset/"):
+        page.goto(path)
+        assert fits(page), path
+        assert serious(page) == [], path
