@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from django.conf import settings
@@ -24,7 +25,7 @@ from catalog.models import ModelVersion
 from endpoints.models import Endpoint
 from gateway.metrics import SETS_MAX
 from metering import ledger
-from metering.ledger import Slice
+from metering.ledger import Cost, Slice, Summary
 from monitoring import installation, numbers, prometheus, quantiles, queries, services
 from monitoring.filters import Grid, MonitoringFilters, step_for
 from monitoring.panels import Group, Line, Measure, Panel, Tile
@@ -38,6 +39,8 @@ MAX_LINES = 12
 SPARKS = 24
 PATIENCE_SECONDS = 120
 """What was called so long ago stands in Prometheus, if it ever will."""
+FRESH_SECONDS = 300
+"""A newest value that is older says of when it is."""
 DECIMALS = 6
 Values = Sequence[float | None]
 
@@ -64,6 +67,31 @@ class _Asked:
     share: float | None = None
 
 
+@dataclass(frozen=True)
+class _LedgerSpans:
+    """Where the ledger is cut for the tiles: the first minute of the period before, the rest of it, then the range in the
+    steps of the sparklines (`whole`: which of them are). The last minute of the range may be running, so of the first
+    minute before only the `share` counts that is over of it."""
+
+    bounds: Sequence[datetime]
+    whole: Sequence[bool]
+    share: float
+
+    @classmethod
+    def of(cls, since: datetime, until: datetime, *, now: datetime) -> _LedgerSpans:
+        """Of a range in whole minutes; steps are whole minutes, whole hours where they are long."""
+        share = min(max((now - until) / ledger.MINUTE + 1, 0.0), 1.0)
+        over = until if share == 1 else until - ledger.MINUTE
+        unit = ledger.HOUR if until - since >= SPARKS * ledger.HOUR else ledger.MINUTE
+        step = max(-(-(until - since) // (SPARKS * unit)), 1) * unit
+        last = ledger.floor_hour(over) if unit == ledger.HOUR else over
+        inner = [last - position * step for position in range(SPARKS, -1, -1)]
+        steps = [since, *(at for at in inner if since < at < until), until]
+        begin = since - (until - since)
+        whole = [end - start == step and end <= over for start, end in pairwise(steps)]
+        return cls([begin, begin + ledger.MINUTE, *steps], whole, share)
+
+
 class _Answer:
     """Puts one answer together. The ledger is asked only where a tile or an empty panel needs it."""
 
@@ -78,7 +106,7 @@ class _Answer:
             api=filters.api, model=filters.model, version=filters.version,
         )  # fmt: skip
         self.spans = Spans.of(step=self.grid.step, range_seconds=self.grid.span, scrape_seconds=scrape)
-        self.state, self.message = "ok", ""
+        self.state, self.message, self.compared = "ok", "", ""
         self.last_at: float | None = None
         self.until = 0.0
         self.found: dict[prometheus.Ask, list[Series]] = {}
@@ -91,10 +119,11 @@ class _Answer:
             by_panel.setdefault(each.panel.id, []).append(each)
         return {
             "state": self.state,
-            "message": self.message,
+            "message": " ".join(filter(None, (self.message, self.compared))),
             "last_at": self.last_at,
             "from": self.grid.start - self.grid.step,
             "to": self.grid.end,
+            "until": max(self.grid.end, self.filters.bounds[1]),
             "step": self.grid.step,
             "time": list(self.grid.times),
             "shift": self.grid.span if self.filters.compare else 0,
@@ -131,16 +160,26 @@ class _Answer:
             asks.append((self._calls_promql, self.grid))
             if self.filters.is_live:
                 asks.append(self._workers)
+            if self.filters.compare:
+                asks += self._asked_of_before
         asks += [ask for tile in self.group.tiles if tile.query for ask in self._tile_asks(tile)]
         self.until = prometheus.deadline()
+        gaps: set[str] = set()
         try:
-            self.found = prometheus.fetch(asks, until=self.until) if asks else {}
+            self.found = prometheus.fetch(asks, until=self.until, gaps=gaps) if asks else {}
         except Trouble as trouble:
             self.state = "error" if trouble.kind in (Kind.GARBAGE, Kind.UNAUTHORIZED) else trouble.kind.value
             self.last_at = prometheus.last_answer_at()
             self.message = sentence(trouble, last_at=self.last_at)
         else:
-            self._look_for_silence()
+            if gaps:
+                self.message = _("Prometheus answers only in part, figures may be too low: %(detail)s") % {
+                    "detail": "; ".join(sorted(gaps))[:300]
+                }
+            else:
+                self._look_for_silence()
+            if self.filters.compare and self.group.panels:
+                self.compared = self._why_less_before()
 
     def _why_off(self) -> str:
         found = installation.look()
@@ -168,6 +207,25 @@ class _Answer:
                 "time": clock(self.last_at, self.filters.now)
             }
 
+    def _why_less_before(self) -> str:
+        """Why the period before has less than there was: nobody read it, or it is forgotten. "" when it is all there."""
+        grid = self.grid.before()
+        found = [_values(self.found.get(ask, []), grid) for ask in self._asked_of_before]
+        known = [at for at, values in zip(grid.times, zip(*found, strict=True), strict=True) if _any_known(values)]
+        if not known:
+            return _("There is nothing to compare with: Prometheus has nothing of the period before.")
+        if known[0] <= grid.start + grid.step:
+            return ""
+        return _("Of the period before Prometheus has only what is later than %(time)s.") % {
+            "time": clock(known[0] - grid.step, self.filters.now)
+        }
+
+    @cached_property
+    def _asked_of_before(self) -> list[prometheus.Ask]:
+        """What is there whenever the gateway is read: its workers, and the calls of an endpoint that had some."""
+        grid = self.grid.before()
+        return [(self._promql("workers"), grid), (self._calls_promql, grid)]
+
     @cached_property
     def _workers(self) -> prometheus.Ask:
         return self._promql("workers"), self.grid
@@ -188,18 +246,31 @@ class _Answer:
         notes: list[str] = []
         for each in asked:
             found = self._series(each, notes)
-            if each.line.is_optional and not any(value for one in found for value in one["values"]):
+            if each.line.is_optional and not any(any(one["values"]) or any(_before(one)) for one in found):
                 continue
             series += found
         empty = self._why_empty(panel, series)
-        drawn = [one for one in series if any(value is not None for value in one["values"])]
+        if empty and any(any(_before(one)) for one in series):
+            # Nothing now, and something before: that is what a comparison is for.
+            notes.append(empty)
+            empty = ""
+        drawn = [one for one in series if _any_known(one["values"]) or _any_known(_before(one))]
         lines = [one for one in drawn if not one["dash"]]
         # Bars lie on one another: what counts is their sum. Of several lines the first stands for the panel, by its name.
-        spoken = lines if panel.kind is PanelKind.BARS else lines[:1]
+        spoken = [one for one in lines if _any_known(one["values"])]
+        is_named = len(lines) > 1 and panel.kind is not PanelKind.BARS
+        if panel.kind is not PanelKind.BARS:
+            spoken = spoken[:1]
+        current, back = _newest([one["values"] for one in spoken])
+        at = self.grid.end - back * self.grid.step
+        named = [spoken[0]["label"]] if spoken and is_named else []
+        if current is not None and self.filters.is_live and self.filters.now.timestamp() - at > FRESH_SECONDS:
+            named.append(timezone.localtime(datetime.fromtimestamp(at, UTC)).strftime("%H:%M"))
         return {
             "series": drawn,
-            "current": _newest([one["values"] for one in spoken]),
-            "current_label": lines[0]["label"] if len(lines) > 1 and panel.kind is not PanelKind.BARS else "",
+            "current": current,
+            "current_at": None if current is None else at,
+            "current_label": " · ".join(named),
             "empty": empty,
             "note": " ".join(notes),
         }
@@ -211,21 +282,26 @@ class _Answer:
             series = self._one(each, found)
             previous = self._one(each, before) if self.filters.compare else None
             return [self._line(each, line.key, str(line.label), series, previous)]
+        nothing: Values = [None] * len(self.grid.times)
+        now_by, before_by = ({one.labels.get(line.by, ""): one.values for one in some} for some in (found, before))
+        # What is gone is compared as well; of a dashed line only now is drawn.
+        keys = {*now_by} if line.is_dashed else {*now_by, *before_by}
         if each.panel.is_zero_nothing:
-            found = [one for one in found if any(one.values)]
-        previous_by = {one.labels.get(line.by, ""): one.values for one in before}
-        ranked = sorted(found, key=lambda one: (-sum(value or 0 for value in one.values), one.labels.get(line.by, "")))
+            keys = {key for key in keys if any(now_by.get(key, ())) or any(before_by.get(key, ()))}
+
+        def size(key: str) -> float:
+            return sum(value or 0 for values in (now_by, before_by) for value in values.get(key, ()))
+
+        ranked = sorted(keys, key=lambda key: (-size(key), key))
         if len(ranked) > MAX_LINES:
             notes.append(_("The %(drawn)d largest of %(all)d are drawn.") % {"drawn": MAX_LINES, "all": len(ranked)})
-        nothing: Values = [None] * len(self.grid.times)
         lines = []
         # By name, so that a line keeps its colour while sizes change.
-        for one in sorted(ranked[:MAX_LINES], key=lambda one: one.labels.get(line.by, "")):
-            key = one.labels.get(line.by, "")
+        for key in sorted(ranked[:MAX_LINES]):
             name = key or _("none")
             label = f"{name} ({line.label})" if line.label else name
-            previous = previous_by.get(key, nothing) if self.filters.compare else None
-            lines.append(self._line(each, f"{line.key}:{key}", label, one.values, previous))
+            previous = before_by.get(key, nothing) if self.filters.compare else None
+            lines.append(self._line(each, f"{line.key}:{key}", label, now_by.get(key, nothing), previous))
         return lines
 
     def _one(self, each: _Asked, found: Sequence[Series]) -> Values:
@@ -261,7 +337,12 @@ class _Answer:
         if not any(self._calls_seen):
             return self.message or self._why_unseen()
         is_flat = any(value is not None for value in values)
-        return "" if is_flat and not panel.is_zero_nothing else str(panel.none)
+        if is_flat and not panel.is_zero_nothing:
+            return ""
+        if panel.none and self._is_short:
+            reach = _("The curves of this range reach to %(time)s.") % {"time": clock(self.grid.end, self.filters.now)}
+            return f"{panel.none} {reach}"
+        return str(panel.none)
 
     def _why_unseen(self) -> str:
         """The ledger has calls that Prometheus knows nothing of."""
@@ -275,6 +356,12 @@ class _Answer:
                 "Prometheus knows nothing of the %(calls)s calls of this range: monitoring was opened at %(time)s.",
                 calls,
             ) % {**said, "time": clock(opened_at.timestamp(), self.filters.now)}
+        if not missed and self._is_short:
+            return ngettext(
+                "The curves of this range reach to %(time)s, its %(calls)s call came later. A shorter range shows it.",
+                "The curves of this range reach to %(time)s, its %(calls)s calls came later. A shorter range shows them.",
+                calls,
+            ) % {**said, "time": clock(self.grid.end, self.filters.now)}
         if not missed:
             return (
                 ngettext(
@@ -306,22 +393,35 @@ class _Answer:
 
     @cached_property
     def _unseen(self) -> tuple[int, int]:
-        """Calls of before monitoring was opened, and of later that should have been read by now."""
-        since, until = self._bounds[1], self._bounds[-1]
-        patience = timedelta(seconds=max(PATIENCE_SECONDS, 4 * settings.SCRAPE_SECONDS))
+        """Calls of before monitoring was opened, and of later that should be on the curves by now."""
+        since, until = self._range
+        patience = self._patience
         opened = since
         if self._opened_at:
             # Of the minute in which it was opened: nobody knows which side a call was on, but just now it may follow.
             is_just_now = self.filters.now - self._opened_at < patience
             minute = ledger.floor_minute(self._opened_at) + (timedelta(0) if is_just_now else ledger.MINUTE)
             opened = min(max(minute, since), until)
-        read_until = min(max(ledger.floor_minute(self.filters.now - patience), opened), until)
+        read = ledger.floor_minute(self.filters.now - patience)
+        if self.grid.end < self.filters.bounds[1]:
+            # Steps are long: the newest one is not over.
+            read = min(read, ledger.floor_minute(datetime.fromtimestamp(self.grid.end, UTC)))
+        read_until = min(max(read, opened), until)
         # Spans may be empty: the bounds are in order, whatever the times are.
         spans = ledger.slices(
             self.endpoint.pk, [since, opened, read_until], api=self.filters.api, version_ids=self._version_ids
         )
         before, missed = (each.summary.calls for each in spans)
         return before, missed
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether the curves end well before the range does: steps are long, and the newest one is not over."""
+        return self.grid.end < min(self.filters.bounds[1], self.filters.now.timestamp() - self._patience.seconds)
+
+    @property
+    def _patience(self) -> timedelta:
+        return timedelta(seconds=max(PATIENCE_SECONDS, 4 * settings.SCRAPE_SECONDS))
 
     @cached_property
     def _is_over_the_cap(self) -> bool:
@@ -340,19 +440,19 @@ class _Answer:
     # --- tiles, from the ledger --------------------------------------------------------------------------------------
 
     @cached_property
-    def _bounds(self) -> list[datetime]:
-        """The period before, then the range in steps for the sparklines; whole minutes, whole hours where steps are long."""
+    def _range(self) -> tuple[datetime, datetime]:
+        """Beginning and end of the range in whole minutes, of which the last may be the running one."""
         since, until = ledger.floor_minute(self.filters.since), self.filters.until
         until = ledger.floor_minute(until) + (ledger.MINUTE if self.filters.is_live or until.second else timedelta(0))
-        unit = ledger.HOUR if until - since >= SPARKS * ledger.HOUR else ledger.MINUTE
-        step = max(-(-(until - since) // (SPARKS * unit)), 1) * unit
-        first = ledger.floor_hour(since) if unit == ledger.HOUR else since
-        inner = [first + position * step for position in range(1, SPARKS)]
-        return [since - (until - since), since, *(at for at in inner if since < at < until), until]
+        return since, until
+
+    @cached_property
+    def _ledger_spans(self) -> _LedgerSpans:
+        return _LedgerSpans.of(*self._range, now=self.filters.now)
 
     @cached_property
     def _slices(self) -> list[Slice]:
-        bounds = self._bounds if self.group.tiles else [self._bounds[1], self._bounds[-1]]
+        bounds = self._ledger_spans.bounds if self.group.tiles else self._range
         return ledger.slices(self.endpoint.pk, bounds, api=self.filters.api, version_ids=self._version_ids)
 
     @cached_property
@@ -368,16 +468,21 @@ class _Answer:
 
     @cached_property
     def _now(self) -> Slice:
-        return ledger.joined(self._slices[1:] if self.group.tiles else self._slices)
+        return ledger.joined(self._slices[2:] if self.group.tiles else self._slices)
+
+    @cached_property
+    def _before(self) -> Slice:
+        return ledger.joined([_share_of(self._slices[0], self._ledger_spans.share), self._slices[1]])
 
     def _tile(self, tile: Tile) -> dict[str, Any]:
         if tile.query:
             return self._asked_tile(tile)
-        before, steps = self._slices[0], self._slices[1:]
+        before = self._before
+        steps = [each for each, is_whole in zip(self._slices[2:], self._ledger_spans.whole, strict=True) if is_whole]
         if tile.measure is Measure.MONEY:
             spent = [_money(tile.id, each) for each in (self._now, before)]
             # Amounts of several currencies have no sum.
-            is_one = len({currency for each in steps for currency in _money(tile.id, each)}) <= 1
+            is_one = len(_money(tile.id, self._now)) <= 1
             amounts = [float(sum(_money(tile.id, each).values())) for each in steps] if is_one else []
             value, previous = (_one_currency(each) for each in spent)
             text, exact = numbers.amounts(spent[0]), numbers.exact_amounts(spent[0])
@@ -463,14 +568,44 @@ def _last(values: Values) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _newest(lines: Sequence[Values]) -> float | None:
-    """The sum of the newest values; None when the last two points have none, since that is not now."""
-    for at in (-1, -2):
-        values = [line[at] for line in lines if len(line) >= -at]
+def _newest(lines: Sequence[Values]) -> tuple[float | None, int]:
+    """The sum of the newest values, and how many steps before the end they are.
+
+    None when the last two points have none, since that is not now.
+    """
+    for back in (0, 1):
+        values = [line[-1 - back] for line in lines if len(line) > back]
         known = [value for value in values if value is not None]
         if known:
-            return round(sum(known), DECIMALS)
-    return None
+            return round(sum(known), DECIMALS), back
+    return None, 0
+
+
+def _any_known(values: Sequence[float | None]) -> bool:
+    """Whether there is a value at all."""
+    return any(value is not None for value in values)
+
+
+def _before(line: Mapping[str, Any]) -> Values:
+    """The values of the period before that are drawn for a line; a limit's are not."""
+    previous: Values | None = None if line["dash"] else line["previous"]
+    return previous or ()
+
+
+def _share_of(one: Slice, share: float) -> Slice:
+    """So much of a span, as if its calls were spread evenly."""
+    if not share:
+        return Slice()
+    part = Decimal(share)
+    cost = one.cost
+    return Slice(
+        Summary(**{name: round(getattr(one.summary, name) * share) for name in Summary.__dataclass_fields__}),
+        Cost(
+            {currency: amount * part for currency, amount in cost.amounts.items()},
+            *(round(count * share) for count in (cost.calls, cost.tokens, cost.unpriced_tokens)),
+        ),
+        {currency: amount * part for currency, amount in one.saved.items()},
+    )
 
 
 def _figure(name: str, one: Slice) -> int | float | None:

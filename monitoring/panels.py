@@ -296,7 +296,7 @@ def _performance() -> Group:
             ),
             Panel(
                 "output_speed", _("Output speed"), _("tokens/s"), Measure.SPEED, Kind.LINE,
-                _("Of streamed calls, after the first token: the mean of the calls."),
+                _("Of streamed calls, after the first token: one second divided by the mean time per token."),
                 [Line("speed", _("Output speed"), "output_speed")],
                 none=_("No streamed call of this range had more than one token."),
             ),

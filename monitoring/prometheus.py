@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 from django.conf import settings
@@ -54,6 +54,8 @@ ANSWERED_KEY = "ark:monitoring:answered"
 WATCH_SECONDS = 15
 MAX_BYTES = 16 * 1024 * 1024
 CACHED_ANSWERS = 200
+PARTIAL_SECONDS = 5.0
+"""How long an answer is good for of which the other side says that a part is missing."""
 
 
 class Kind(StrEnum):
@@ -97,31 +99,42 @@ class Sample:
 Ask = tuple[str, Grid]
 
 
+class _Found(NamedTuple):
+    """An answer, and what the other side says is missing in it; "" when it is whole."""
+
+    series: list[Series]
+    gap: str
+
+
 def deadline() -> float:
     """Until when what is asked from now on may be waited for, as `fetch` takes it."""
     return time.monotonic() + TIMEOUT_SECONDS
 
 
-def fetch(asks: Sequence[Ask], *, until: float | None = None) -> dict[Ask, list[Series]]:
+def fetch(asks: Sequence[Ask], *, until: float | None = None, gaps: set[str] | None = None) -> dict[Ask, list[Series]]:
     """The series of each query over its grid; side by side, each asked once, from the cache where it can be.
 
     Raises `Trouble` after `TIMEOUT_SECONDS` at the latest (at `until`, a `deadline()`, for who asks more than once), at
-    once while the breaker is open.
+    once while the breaker is open. What the other side says of answers that are not whole (Thanos without one of its
+    stores, a cluster of VictoriaMetrics without a node) is added to `gaps`.
     """
     where = installation.look().url
     keys = {ask: _key(where, *ask) for ask in asks}
-    found: dict[Ask, list[Series]] = {}
+    found: dict[Ask, _Found] = {}
     for ask, key in keys.items():
-        if (series := _answers.get(key)) is not None:
-            found[ask] = series
+        if (known := _answers.get(key)) is not None:
+            found[ask] = known
     missing = [ask for ask in keys if ask not in found]
     if missing:
         _breaker.check()
         with _slot():
             found |= _side_by_side(missing, deadline() if until is None else until)
         for ask in missing:
-            _answers.set(keys[ask], found[ask], timeout=min(max(ask[1].step / 2, 1), 30))
-    return found
+            seconds = min(max(ask[1].step / 2, 1), PARTIAL_SECONDS if found[ask].gap else 30)
+            _answers.set(keys[ask], found[ask], timeout=seconds)
+    if gaps is not None:
+        gaps.update(each.gap for each in found.values() if each.gap)
+    return {ask: each.series for ask, each in found.items()}
 
 
 def instant(query: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Sample]:
@@ -129,7 +142,7 @@ def instant(query: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Sam
     _breaker.check()
     with _slot():
         try:
-            result = _ask(time.monotonic() + timeout_seconds, query)
+            result, _ = _ask(time.monotonic() + timeout_seconds, query)
         except Trouble as trouble:
             _breaker.note(trouble)
             raise
@@ -232,9 +245,9 @@ def _threads() -> ThreadPoolExecutor:
         return _pool[1]
 
 
-def _side_by_side(asks: Sequence[Ask], deadline: float) -> dict[Ask, list[Series]]:
+def _side_by_side(asks: Sequence[Ask], deadline: float) -> dict[Ask, _Found]:
     pool = _threads()
-    asked: dict[Ask, Future[list[Series]]] = {ask: pool.submit(_range, *ask, deadline) for ask in asks}
+    asked: dict[Ask, Future[_Found]] = {ask: pool.submit(_range, *ask, deadline) for ask in asks}
     done, waiting = wait(asked.values(), timeout=max(deadline - time.monotonic(), 0), return_when=FIRST_EXCEPTION)
     for future in waiting:
         future.cancel()
@@ -251,16 +264,17 @@ def _side_by_side(asks: Sequence[Ask], deadline: float) -> dict[Ask, list[Series
     return {ask: future.result() for ask, future in asked.items()}
 
 
-def _range(query: str, grid: Grid, deadline: float) -> list[Series]:
-    result = _ask(deadline, query, grid)
+def _range(query: str, grid: Grid, deadline: float) -> _Found:
+    result, gap = _ask(deadline, query, grid)
     if not isinstance(result, list):
         raise Trouble(Kind.GARBAGE)
     if len(result) > MAX_SERIES:
         raise Trouble(Kind.TOO_MUCH, f"{len(result)} series")
     try:
-        return [Series(labels=dict(each["metric"]), values=_aligned(each["values"], grid)) for each in result]
+        series = [Series(labels=dict(each["metric"]), values=_aligned(each["values"], grid)) for each in result]
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         raise Trouble(Kind.GARBAGE) from None
+    return _Found(series, gap)
 
 
 def _aligned(pairs: Sequence[tuple[float, str]], grid: Grid) -> list[float | None]:
@@ -274,8 +288,11 @@ def _aligned(pairs: Sequence[tuple[float, str]], grid: Grid) -> list[float | Non
     return values
 
 
-def _ask(deadline: float, query: str, grid: Grid | None = None) -> Any:
-    """`data.result` of the answer to a range query, or to an instant one; `Trouble` for everything else."""
+def _ask(deadline: float, query: str, grid: Grid | None = None) -> tuple[Any, str]:
+    """`data.result` of the answer to a range query, or to an instant one, and what is missing in it.
+
+    `Trouble` for everything else.
+    """
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise Trouble(Kind.SLOW)
@@ -285,9 +302,10 @@ def _ask(deadline: float, query: str, grid: Grid | None = None) -> Any:
     params = {"timeout": f"{math.ceil(seconds * 1000)}ms"}
     try:
         if grid is None:
-            return client.custom_query(query, params=params)
+            return client.custom_query(query, params=params), door.gap()
         start, end = datetime.fromtimestamp(grid.start, UTC), datetime.fromtimestamp(grid.end, UTC)
-        return client.custom_query_range(query, start_time=start, end_time=end, step=str(grid.step), params=params)
+        result = client.custom_query_range(query, start_time=start, end_time=end, step=str(grid.step), params=params)
+        return result, door.gap()
     except (requests.ReadTimeout, ReadTimeoutError):
         raise Trouble(Kind.SLOW) from None
     except requests.ConnectionError as error:
@@ -355,6 +373,7 @@ class _Door:
         if not is_external:
             self._session.headers["Accept-Encoding"] = "identity"
         self.deadline = 0.0
+        self._answer: _Answer | None = None
         self.verify = self._session.verify
         self.cert = self._session.cert
 
@@ -371,7 +390,12 @@ class _Door:
             body = self._read(response)
         answer = _Answer(response.status_code, body)
         answer.refuse()
+        self._answer = answer
         return answer
+
+    def gap(self) -> str:
+        """What the last answer says is missing in it."""
+        return _gap(self._answer.body) if self._answer else ""
 
     def _read(self, response: requests.Response) -> bytes:
         parts, size = [], 0
@@ -386,15 +410,17 @@ class _Door:
         return b"".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Answer:
-    """An answer that was read to its end."""
+    """An answer that was read to its end; `body` is what `json()` made of it."""
 
     status_code: int
     content: bytes
+    body: Any = None
 
     def json(self) -> Any:
-        return json.loads(self.content)
+        self.body = json.loads(self.content)
+        return self.body
 
     def refuse(self) -> None:
         """Raise what an answer other than 200 means."""
@@ -413,3 +439,13 @@ class _Answer:
         if "query processing would load too many samples" in text or "exceeded maximum resolution" in text:
             raise Trouble(Kind.TOO_MUCH, text)
         raise Trouble(Kind.ERROR, text or f"HTTP {self.status_code}")
+
+
+def _gap(body: Any) -> str:
+    """What an answer says is missing in it; "" when it is whole, or only its query is remarked on."""
+    if not isinstance(body, Mapping):
+        return ""
+    said = body.get("warnings")
+    # Prometheus's own remarks begin so, and are no gaps: "PromQL warning: …", "PromQL info: …".
+    texts = [str(text) for text in said if not str(text).startswith("PromQL ")] if isinstance(said, list) else []
+    return "; ".join(texts[:3])[:300] or ("isPartial" if body.get("isPartial") is True else "")

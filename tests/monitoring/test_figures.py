@@ -323,14 +323,16 @@ def test_calls_beyond_what_a_worker_counts_apart_are_told(
 @pytest.mark.parametrize(
     ("lines", "newest"),
     [
-        ([], None),
-        ([[1.0, 2.0, None]], 2.0),
-        ([[1.0, None, None]], None),
-        ([[None, 1.0, 2.0], [None, 4.0, None], [None, None, 5.0]], 7.0),
-        ([[3.0]], 3.0),
+        ([], (None, 0)),
+        ([[1.0, 2.0, None]], (2.0, 1)),
+        ([[1.0, None, None]], (None, 0)),
+        ([[None, 1.0, 2.0], [None, 4.0, None], [None, None, 5.0]], (7.0, 0)),
+        ([[3.0]], (3.0, 0)),
     ],
 )
-def test_what_is_current_is_the_newest_and_not_what_was_once(lines: list[Any], newest: float | None) -> None:
+def test_what_is_current_is_the_newest_and_not_what_was_once(
+    lines: list[Any], newest: tuple[float | None, int]
+) -> None:
     assert figures._newest(lines) == newest
 
 

@@ -124,6 +124,26 @@ def test_an_answer_is_remembered_by_query_range_and_step(at: Callable[[Answer], 
     assert len(stub.asked) == 3
 
 
+@pytest.mark.parametrize(
+    ("remarks", "gaps"),
+    [
+        ({"warnings": ["store 10.0.0.7:10901 does not answer", "PromQL info: x"]}, {"store 10.0.0.7:10901 does not answer"}),
+        ({"isPartial": True}, {"isPartial"}),
+        ({"isPartial": False, "warnings": ["PromQL warning: bucket label is missing"]}, set()),
+        ({"warnings": "no list"}, set()),
+    ],
+)  # fmt: skip
+def test_half_an_answer_says_so_also_from_the_cache(
+    at: Callable[[Answer], Stub], remarks: dict[str, object], gaps: set[str]
+) -> None:
+    stub = at(reply(json.dumps(json.loads(result()) | remarks).encode()))
+    for _ in range(2):
+        said: set[str] = set()
+        prometheus.fetch([("up", GRID)], gaps=said)
+        assert said == gaps
+    assert len(stub.asked) == 1
+
+
 def test_nobody_listens(settings: Settings) -> None:
     held = HeldPort()
     settings.PROMETHEUS_IS_EXTERNAL, settings.PROMETHEUS_URL = True, f"http://127.0.0.1:{held.release()}"

@@ -56,9 +56,10 @@ export class Plot {
     this.marks = [];
   }
 
-  // `answer`: {time, from, to}, `series` as in the data contract. Draws into what is there when the series are the same.
+  // `answer`: {time, from, until}, `series` as in the data contract. Draws into what is there when the series are the same.
   show(answer, series) {
-    Object.assign(this, { time: answer.time, from: answer.from, to: answer.to, step: answer.step, series });
+    // The axis goes on to where the range ends: with long steps the newest point may be hours before it, and marks are not.
+    Object.assign(this, { time: answer.time, from: answer.from, to: answer.until ?? answer.to, step: answer.step, series });
     this.layers = layers(this.kind, series);
     const shape = this.layers.map((layer) => `${layer.role} ${layer.of?.key ?? ""}`).join("\n");
     const data = this.#data();
