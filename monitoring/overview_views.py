@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from django.http import HttpResponse
 from django.shortcuts import render
@@ -20,15 +20,18 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_GET
 
 from endpoints.models import Endpoint
-from iam.actors import actor_of
+from iam.actors import Actor, actor_of
+from iam.models import Project
 from iam.requests import ConsoleRequest
 from metering import ledger
 from metering.ledger import Cost, Spending, Trend
 from monitoring import open_views, services
 
+T = TypeVar("T")
+
 PAGE_SIZE = 50
 KEEP = timedelta(seconds=30)
-"""How long sums of a whole project are good for while somebody sorts and turns pages."""
+"""How long sums of a whole project are good for; the page says of when they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,29 +164,36 @@ class Asked:
         return self.url(sort=f"-{column}"), "ascending"
 
 
-class Memo:
-    """A project's sums for a while, so that sorting and paging among ten thousand endpoints sum them up once."""
+class _Kept:
+    """What was made for one question; its lock is held by whoever makes it."""
 
-    def __init__(self, *, most: int = 8) -> None:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.at: datetime | None = None
+        self.value: Any = None
+
+
+class Memo:
+    """Sums for a while: whoever opens, sorts or turns pages among ten thousand endpoints has them summed up once."""
+
+    def __init__(self, *, most: int = 16) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, datetime, datetime], tuple[datetime, Mapping[str, Spending]]] = {}
+        self._known: dict[Hashable, _Kept] = {}
 
-    def used(self, project_id: str, span: Span, *, now: datetime, is_anew: bool) -> Mapping[str, Spending]:
-        """Each endpoint's sums; at most `KEEP` old, or with `is_anew` those of now."""
-        key = (project_id, span.since, span.until)
+    def get(self, question: Hashable, make: Callable[[], T], *, now: datetime) -> tuple[T, datetime]:
+        """What `make` says, at most `KEEP` old, and of when it is. Who comes while it is made waits for it."""
         with self._lock:
-            known = self._kept.get(key)
-        # A time that lies ahead was noted before the clock went back.
-        if known and not is_anew and timedelta(0) <= now - known[0] < KEEP:
-            return known[1]
-        made = ledger.by_endpoint(project_id, since=span.since, until=span.until)
-        with self._lock:
-            self._kept.pop(key, None)
-            while len(self._kept) >= self._most:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = (now, made)
-        return made
+            kept = self._known.pop(question, None) or _Kept()
+            self._known[question] = kept
+            while len(self._known) > self._most:
+                del self._known[next(iter(self._known))]
+        with kept.lock:
+            # Far ahead lies what was made before the clock went back.
+            if kept.at is None or abs(now - kept.at) >= KEEP:
+                kept.value, kept.at = make(), now
+            value: T = kept.value
+            return value, kept.at
 
 
 memo = Memo()
@@ -197,14 +207,25 @@ def overview(request: ConsoleRequest) -> HttpResponse:
     asked = Asked.of(request.GET.dict())
     span = Span.of(asked.range, now=now)
     is_part = request.htmx.target == "overview-list"
-    # Whoever opens the page sees what is; whoever sorts or turns pages goes on in the same figures.
-    used = memo.used(project.pk, span, now=now, is_anew=not is_part)
-    context: dict[str, Any] = {"asked": asked, "span": span, **_list(asked, span, used)}
+    used, at = memo.get(
+        ("endpoints", project.pk, span.since, span.until),
+        lambda: ledger.by_endpoint(project.pk, since=span.since, until=span.until),
+        now=now,
+    )
+    shown, others = _seen(used, by=by, project=project)
+    context: dict[str, Any] = {"asked": asked, "span": span, "others": others, **_list(asked, span, shown)}
     if is_part:
         return _part(render(request, "monitoring/_overview_list.html", context))
-    before = ledger.of_project(project.pk, since=span.before_since, until=span.before_until)
+    # Until the same minute as the sums that it is compared with.
+    span = Span.of(asked.range, now=at)
+    before, _at = memo.get(
+        ("before", project.pk, span.before_since, span.before_until),
+        lambda: ledger.of_project(project.pk, since=span.before_since, until=span.before_until),
+        now=now,
+    )
     total = ledger.total(used.values())
     context |= {
+        "summed_at": at,
         "tiles": _tiles(total, before),
         "total": total,
         "ranges": [(each, asked.url(range=each.key), each == asked.range) for each in RANGES],
@@ -217,6 +238,33 @@ def _part(response: HttpResponse) -> HttpResponse:
     """Tell caches (the browser's on "back" first of all) that this address also answers with a part of the page."""
     patch_vary_headers(response, ["HX-Request", "HX-Target"])
     return response
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """The endpoints that a person may not look at, as one sum."""
+
+    count: int
+    spending: Spending
+
+    @property
+    def error_percent(self) -> float | None:
+        return error_percent(self.spending)
+
+
+def _seen(used: Mapping[str, Spending], *, by: Actor, project: Project) -> tuple[Mapping[str, Spending], Others | None]:
+    """What `by` may look at, and the rest; no query: what a person holds is asked for once."""
+    shown: dict[str, Spending] = {}
+    # One row in memory for all of them: what is judged is the name, and some are in no table any more.
+    endpoint = Endpoint(project_id=project.pk)
+    for endpoint_id, spending in used.items():
+        endpoint.pk = endpoint_id
+        if by.can(services.GET, endpoint):
+            shown[endpoint_id] = spending
+    if len(shown) == len(used):
+        return used, None
+    hidden = [spending for endpoint_id, spending in used.items() if endpoint_id not in shown]
+    return shown, Others(len(hidden), ledger.total(hidden))
 
 
 def _list(asked: Asked, span: Span, used: Mapping[str, Spending]) -> dict[str, Any]:
