@@ -296,6 +296,7 @@ def test_an_upgrade_says_what_it_changes_and_keeps_what_people_changed(open_page
     expect(changes).to_have_count(3)
     kept = changes.filter(has_text="Server error rate (5xx)")
     expect(kept).to_contain_text("stays as you changed it")
+    expect(kept.locator(".ar-before")).to_have_count(0)
     moved = changes.filter(has_text="Time to first token P95")
     expect(moved.locator(".ar-before")).to_have_text("P0 30 for 1 min")
     expect(moved.locator(".ar-after")).to_contain_text("P0 10 for 5 min")
