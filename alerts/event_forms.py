@@ -185,14 +185,12 @@ class SilenceForm(_Refusing):
 
 
 def rules_of(project: Project) -> dict[str, str]:
-    """The label `alertname` of each rule of a project, with its name; one query."""
-    rows = Rule.objects.filter(group__project=project, group__deleted_at__isnull=True).values_list(
-        "pk", "key", "kind", "name", "group__template_id"
-    )
-    found: dict[str, str] = {}
-    for pk, key, kind, name, template_id in rows:
-        if kind == Rule.Kind.TEMPLATE:
-            found[key] = templates.name_of(template_id=template_id, key=key, default=name)
-        else:
-            found[f"own_{pk}"] = name
-    return found
+    """The label `alertname` of each rule of a project, with its name; two queries.
+
+    Of the rules of templates, which each endpoint has, the database answers each one once.
+    """
+    rows = Rule.objects.filter(group__project=project, group__deleted_at__isnull=True).order_by()
+    shipped = rows.filter(kind=Rule.Kind.TEMPLATE).values_list("key", "group__template_id", "name").distinct()
+    found = {key: templates.name_of(template_id=template, key=key, default=name) for key, template, name in shipped}
+    own = rows.exclude(kind=Rule.Kind.TEMPLATE).values_list("pk", "name")
+    return found | {f"own_{pk}": name for pk, name in own}

@@ -22,7 +22,6 @@ INSTALLATION = "-"
 SIMILAR_SPAN = timedelta(days=30)
 OFFERED = 200
 """Endpoints that a select offers; where there are more, a part of the name or the id is typed."""
-MOST_NAMED = 200
 ID_PREFIX = "ep-"
 YEARS = (2000, 2200)
 """At the ends of time there is no other zone to go to."""
@@ -122,7 +121,7 @@ def events(filters: Filters, *, project: Project, now: datetime) -> AlertEventQu
     else:
         rows = rows.filter(project=project)
         if filters.endpoint:
-            rows = rows.filter(endpoint_id__in=_endpoint_ids(filters.endpoint, project))
+            rows = rows.filter(_of_endpoint(filters.endpoint, project))
     if filters.level:
         rows = rows.filter(level=filters.level)
     if filters.phase:
@@ -137,12 +136,13 @@ def events(filters: Filters, *, project: Project, now: datetime) -> AlertEventQu
     return _marked(rows, filters.mark)
 
 
-def _endpoint_ids(text: str, project: Project) -> list[str]:
-    """The endpoints that are meant: the one of that id, also one that is gone, or those with the text in their name."""
-    if text.startswith(ID_PREFIX):
-        return [text]
-    named = Endpoint.objects.filter(project=project, name__icontains=text).order_by("name", "pk")
-    return list(named.values_list("pk", flat=True)[:MOST_NAMED])
+def _of_endpoint(text: str, project: Project) -> Q:
+    """Events of the endpoints that are meant: with the text in their name or id, or of that id where it is gone."""
+    meant = Endpoint.objects.filter(Q(name__icontains=text) | Q(pk__icontains=text), project=project).order_by()
+    if text.startswith(ID_PREFIX) and not meant.exclude(pk=text).exists():
+        # The whole id, as pages link to it: the index of endpoints answers that.
+        return Q(endpoint_id=text)
+    return Q(endpoint_id__in=meant.values("pk"))
 
 
 def _marked(rows: AlertEventQuerySet, mark: str) -> AlertEventQuerySet:

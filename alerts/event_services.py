@@ -21,30 +21,40 @@ MAX_NOTE = 1000
 def acknowledge(*, event: AlertEvent, by: Actor, now: datetime) -> AlertEvent:
     """Say that somebody looks after it, so that nobody is reminded; of two at once the first is the one.
 
-    Its end is told all the same, and what is worse is an event of its own. Raises `NotAllowed`.
+    Its end is told all the same, and what is worse is an event of its own. Raises `NotAllowed`, and `DomainError` when
+    it is over.
     """
     with _attempt(event, by=by, now=now) as noted:
-        is_first = AlertEvent.objects.filter(pk=event.pk, acknowledged_at__isnull=True).update(
-            acknowledged_at=now, acknowledged_by_name=by.name
-        )
-        if is_first:
-            EventNote.objects.create(event=event, at=now, kind=EventNote.Kind.ACKNOWLEDGED, by_name=by.name)
+        stored = _open(event)
+        if stored.acknowledged_at is None:
+            _look_after(stored, now, by.name)
+            EventNote.objects.create(event=stored, at=now, kind=EventNote.Kind.ACKNOWLEDGED, by_name=by.name)
             noted.changed(acknowledged_by=(None, by.name))
-    event.refresh_from_db()
-    return event
+    return stored
 
 
 def take_back(*, event: AlertEvent, by: Actor, now: datetime) -> AlertEvent:
-    """Say that nobody looks after it any more: reminders go on. Raises `NotAllowed`."""
+    """Say that nobody looks after it any more: reminders go on. Raises `NotAllowed`, and `DomainError` when it is over."""
     with _attempt(event, by=by, now=now) as noted:
-        before = event.acknowledged_by_name
-        if AlertEvent.objects.filter(pk=event.pk, acknowledged_at__isnull=False).update(
-            acknowledged_at=None, acknowledged_by_name=""
-        ):
-            EventNote.objects.create(event=event, at=now, kind=EventNote.Kind.UNACKNOWLEDGED, by_name=by.name)
-            noted.changed(acknowledged_by=(before, None))
-    event.refresh_from_db()
-    return event
+        stored = _open(event)
+        if stored.acknowledged_at is not None:
+            noted.changed(acknowledged_by=(stored.acknowledged_by_name, None))
+            _look_after(stored, None, "")
+            EventNote.objects.create(event=stored, at=now, kind=EventNote.Kind.UNACKNOWLEDGED, by_name=by.name)
+    return stored
+
+
+def _open(event: AlertEvent) -> AlertEvent:
+    """The stored event, locked, while it lasts: the page may be an old one, and what was pending may be gone."""
+    stored = AlertEvent.objects.open().select_for_update().filter(pk=event.pk).first()
+    if stored is None:
+        raise DomainError(_("It is over"))
+    return stored
+
+
+def _look_after(stored: AlertEvent, at: datetime | None, name: str) -> None:
+    stored.acknowledged_at, stored.acknowledged_by_name = at, name
+    stored.save(update_fields=["acknowledged_at", "acknowledged_by_name"])
 
 
 def add_note(*, event: AlertEvent, text: str, by: Actor, now: datetime) -> EventNote:

@@ -185,6 +185,12 @@ def _report(entry: Any, place: int) -> Report:
 def _texts(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise BadPost(_("%(where)s must be texts by name.") % {"where": where})
+    try:
+        for name, text in value.items():
+            (name + text).encode()
+    except UnicodeEncodeError:
+        # Half a character, which JSON can write and nothing can keep: it will never be right.
+        raise BadPost(_("%(where)s must be texts by name.") % {"where": where}) from None
     # PostgreSQL takes no NUL.
     return {name.replace("\0", ""): text.replace("\0", "") for name, text in value.items()}
 
@@ -195,4 +201,4 @@ def _expression(url: Any) -> str:
         found = parse_qs(urlsplit(str(url or "")).query).get("g0.expr", [""])
     except ValueError:
         return ""
-    return found[0].replace("\0", "")[:EXPRESSION_LENGTH]
+    return found[0].encode(errors="replace").decode().replace("\0", "")[:EXPRESSION_LENGTH]

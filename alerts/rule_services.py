@@ -503,8 +503,12 @@ def _upgrade_rule(rule: Rule, item: Item, position: int) -> None:
 
 
 def _apply(rule: Rule, change: RuleChange, item: Item | None) -> None:
-    """Take the change into the rule; `changed` then names what is not as the template has it."""
+    """Take the change into the rule; `changed` then names what is not as the template has it.
+
+    Where the template's item is not known any more, what changes here is added to it.
+    """
     where = rule.key
+    before = {name: getattr(rule, name) for name in ("levels", "texts", "labels", "is_enabled")}
     if change.levels is not None:
         rule.levels = [level.to_json() for level in _clean_levels(change.levels, rule.comparator, where=where)]
     if change.is_enabled is not None:
@@ -514,6 +518,9 @@ def _apply(rule: Rule, change: RuleChange, item: Item | None) -> None:
     if change.texts is not None:
         rule.texts = _clean_texts(change.texts, where=where)
     if item is None:
+        rule.changed += [
+            name for name, value in before.items() if getattr(rule, name) != value and name not in rule.changed
+        ]
         return
     as_shipped = {
         "levels": [level.to_json() for level in item.levels], "texts": item.text.to_json(), "labels": {},

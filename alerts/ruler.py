@@ -8,7 +8,11 @@ Trouble                it did not do what it was asked; `str()` is what it said,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +26,12 @@ CONNECT_SECONDS = 2.0
 RELOAD_SECONDS = 60.0
 """Thousands of new files take seconds."""
 READ_SECONDS = 20.0
-MAX_BYTES = 256 * 1024 * 1024
+PART = 1024 * 1024
+"""Characters of an answer that are looked at together."""
+MAX_ANSWER = 1024 * PART
+"""Four times what it says of 10,000 groups of default rules; read as it comes, so this is no memory."""
+MAX_GROUP = 16 * PART
+"""Of one group: what is longer is no answer of Prometheus."""
 MAX_SAID = 1_000
 
 
@@ -71,10 +80,10 @@ class Prometheus:
         url = settings.PROMETHEUS_RELOAD_URL if found.is_external else _url(found, "/-/reload")
         if not url:
             raise CannotReload("PROMETHEUS_RELOAD_URL is empty")
-        answer = self._ask("POST", url, seconds=RELOAD_SECONDS)
-        if answer.is_success:
-            return
-        said = " ".join(answer.text.split())[:MAX_SAID] or f"HTTP {answer.status_code}"
+        with self._asked("POST", url, seconds=RELOAD_SECONDS) as answer:
+            if answer.is_success:
+                return
+            said = " ".join(next(answer.iter_text(PART), "").split())[:MAX_SAID] or f"HTTP {answer.status_code}"
         if answer.status_code in (401, 403, 404, 405):
             raise CannotReload(said)
         if answer.status_code in (502, 503, 504):
@@ -83,15 +92,19 @@ class Prometheus:
 
     def loaded(self) -> Mapping[str, Sequence[LoadedRule]]:
         url = _url(installation.look(), "/api/v1/rules")
-        answer = self._ask("GET", url, params={"type": "alert"}, seconds=READ_SECONDS)
-        if not answer.is_success or len(answer.content) > MAX_BYTES:
-            raise Away(f"HTTP {answer.status_code}")
-        try:
-            return _groups(answer.json())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise Away("not an answer of Prometheus") from None
+        with self._asked("GET", url, params={"type": "alert"}, seconds=READ_SECONDS) as answer:
+            if not answer.is_success:
+                raise Away(f"HTTP {answer.status_code}")
+            try:
+                return _loaded(_groups(answer.iter_text(PART)))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise Away("not an answer of Prometheus") from None
 
-    def _ask(self, method: str, url: str, *, seconds: float, params: Mapping[str, str] | None = None) -> httpx.Response:
+    @contextmanager
+    def _asked(
+        self, method: str, url: str, *, seconds: float, params: Mapping[str, str] | None = None
+    ) -> Iterator[httpx.Response]:
+        """The answer, not read yet."""
         headers = dict(settings.PROMETHEUS_HEADERS)
         auth = None
         if settings.PROMETHEUS_TOKEN:
@@ -102,8 +115,8 @@ class Prometheus:
             with httpx.Client(
                 timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS), headers=headers, auth=auth,
                 follow_redirects=False, trust_env=settings.PROMETHEUS_IS_EXTERNAL, transport=self._transport,
-            ) as client:  # fmt: skip
-                return client.request(method, url, params=params)
+            ) as client, client.stream(method, url, params=params) as answer:  # fmt: skip
+                yield answer
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Away(type(error).__name__) from None
 
@@ -114,14 +127,46 @@ def _url(found: Installation, path: str) -> str:
     return f"{found.url.rstrip('/')}{path}"
 
 
-def _groups(said: Any) -> dict[str, list[LoadedRule]]:
+_BEGIN = re.compile(r'^\s*\{.{0,1000}?"groups"\s*:\s*\[', re.DOTALL)
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def _groups(parts: Iterable[str]) -> Iterator[Any]:
+    """The groups of an answer one by one, as it comes: of 10,000 it is 230 MB. Raises `ValueError` for what is none."""
+    decode = json.JSONDecoder().raw_decode
+    text, at, length, has_begun = "", 0, 0, False
+    for part in parts:
+        text, at, length = text[at:] + part, 0, length + len(part)
+        if length > MAX_ANSWER or len(text) > MAX_GROUP:
+            raise ValueError("too long")
+        if not has_begun:
+            begin = _BEGIN.match(text)
+            if begin is None:
+                continue
+            at, has_begun = begin.end(), True
+        while True:
+            between = _BETWEEN.match(text, at)
+            at = between.end() if between else at
+            if text.startswith("]", at):
+                return
+            try:
+                group, at = decode(text, at)
+            except ValueError:
+                # Its end is still to come, or never does.
+                break
+            yield group
+    raise ValueError("cut short")
+
+
+def _loaded(groups: Iterable[Any]) -> dict[str, list[LoadedRule]]:
     found: dict[str, list[LoadedRule]] = {}
-    for group in said["data"]["groups"]:
+    for group in groups:
+        # The rules of a group have nearly all of it in common.
         found.setdefault(str(group["name"]), []).extend(
             LoadedRule(
-                rule_id=str(rule.get("labels", {}).get("rule_id", "")),
-                digest=str(rule.get("annotations", {}).get("digest", "")),
-                health=str(rule.get("health", "")),
+                rule_id=sys.intern(str(rule.get("labels", {}).get("rule_id", ""))),
+                digest=sys.intern(str(rule.get("annotations", {}).get("digest", ""))),
+                health=sys.intern(str(rule.get("health", ""))),
                 last_error=str(rule.get("lastError", "")),
             )
             for rule in group["rules"]

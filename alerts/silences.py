@@ -115,7 +115,8 @@ def create(
     by: Actor,
     now: datetime,
 ) -> Silence:
-    """Tell nobody of what the matchers fit, from `starts_at` until `ends_at`, or in it at the weekly hours only.
+    """Tell nobody of what the matchers fit, from `starts_at` (now at the earliest) until `ends_at`, or in it at the weekly
+    hours only.
 
     It is in force within seconds. Raises `NotAllowed`, and `DomainError` with `field` for what cannot be.
     """
@@ -124,6 +125,8 @@ def create(
         resource_name=reason, now=now,
     ) as noted:  # fmt: skip
         by.require(actions.CREATE_SILENCE, project)
+        # What is over needs no silence; and the year 1 is in no other zone.
+        starts_at = max(starts_at, now)
         silence = Silence(
             project=project, matchers=_checked(matchers), reason=_reason(reason), starts_at=starts_at, ends_at=ends_at,
             weekly=_plan(weekly) if weekly else None, created_by_name=by.name, created_at=now,
@@ -185,7 +188,9 @@ def _reason(reason: str) -> str:
 def _check_time(silence: Silence, *, now: datetime) -> None:
     if silence.ends_at <= silence.starts_at or silence.ends_at <= now:
         raise DomainError(_("It must end after it begins, and after now."), field="ends_at")
-    if silence.ends_at - max(silence.starts_at, now) > LONGEST:
+    if silence.starts_at - now > LONGEST:
+        raise DomainError(_("At most a year: nobody remembers a silence for longer."), field="starts_at")
+    if silence.ends_at - silence.starts_at > LONGEST:
         raise DomainError(_("At most a year: nobody remembers a silence for longer."), field="ends_at")
     if window(silence, now=now) is None:
         raise DomainError(_("None of these hours lies before the end."), field="weekly")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import itertools
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -34,12 +36,14 @@ from monitoring import installation
 BETWEEN_SECONDS = 5.0
 """Reading thousands of rule files costs Prometheus seconds: changes are gathered."""
 LOOK_EVERY = timedelta(seconds=30)
-"""How often what Prometheus says of its rules is read back."""
+"""How often what Prometheus says of its rules is read back; where there are thousands of groups, less often."""
+GROUPS_A_SECOND = 100
+"""So many groups put looks a second apart, whatever happens: one at 10,000 groups costs seconds of a core."""
 CHECKED_AT_ONCE = 250
 
 LOCK, NEW, BEFORE, RELOADED = ".sync.lock", ".new", ".before", ".reloaded"
 READ_BACK = "rules.read_back"
-"""A pulse: when what is loaded was last looked at."""
+"""A pulse: when Prometheus was last asked what it has loaded, answered or not."""
 COMPARED = "rules.compared"
 """A pulse: when all groups were last compared with their files, and (its text) how they are rendered there."""
 
@@ -90,13 +94,25 @@ def is_owed(*, now: datetime) -> bool:
         or _owes_everything(place)
     ):
         return True
+    return _known() > 0 and not _has_looked(max(LOOK_EVERY, _apart()), now=now)
+
+
+def _known() -> int:
+    return RuleGroup.objects.filter(Q(deleted_at__isnull=True) | Q(sync_state=SyncState.PENDING)).count()
+
+
+def _apart() -> timedelta:
+    """The least time between two looks."""
+    return timedelta(seconds=_known() // GROUPS_A_SECOND)
+
+
+def _has_looked(within: timedelta, *, now: datetime) -> bool:
     seen = Pulse.objects.filter(pk=READ_BACK).values_list("at", flat=True).first()
-    has_groups = RuleGroup.objects.filter(Q(deleted_at__isnull=True) | Q(sync_state=SyncState.PENDING)).exists()
-    return has_groups and (seen is None or not now - LOOK_EVERY < seen <= now)
+    return seen is not None and now - within < seen <= now
 
 
 def sync(*, now: datetime, everything: bool = False, ruler: Ruler | None = None) -> Outcome:
-    """Bring what is on its way to Prometheus, and read back what became of it.
+    """Bring what is on its way to Prometheus, and read back what became of it, unless that was done just before.
 
     `everything` compares all groups with their files, and removes files of groups that are gone. It happens by itself
     where it is owed (`owe_everything`), and where rules are rendered otherwise than in the files that there are.
@@ -119,8 +135,9 @@ def sync(*, now: datetime, everything: bool = False, ruler: Ruler | None = None)
                     _pulse(COMPARED, now=now, text=_rendering(place))
         except OSError as error:
             return _wait(f"{error.filename or place}: {error.strerror}")
-    with contextlib.suppress(Trouble):
-        read_back(now=now, ruler=ruler)
+    if not _has_looked(_apart(), now=now):
+        with contextlib.suppress(Trouble):
+            read_back(now=now, ruler=ruler)
     return outcome
 
 
@@ -350,7 +367,7 @@ class _Run:
         done: list[RuleGroup] = []
         for name, group in groups.items():
             if name in self._failed:
-                _set(group, SyncState.FAILED, self._failed[name])
+                _set(group.pk, group.revision, SyncState.FAILED, self._failed[name])
             else:
                 done.append(group)
         if waits:
@@ -373,8 +390,8 @@ def _groups(*, everything: bool) -> Iterable[RuleGroup]:
     return chosen.order_by("pk")
 
 
-def _set(group: RuleGroup, state: str, message: str) -> None:
-    RuleGroup.objects.filter(pk=group.pk, revision=group.revision).update(sync_state=state, sync_message=message)
+def _set(pk: int, revision: int, state: str, message: str) -> None:
+    RuleGroup.objects.filter(pk=pk, revision=revision).update(sync_state=state, sync_message=message)
 
 
 # --- what became of it -------------------------------------------------------------------------------------------------
@@ -382,17 +399,64 @@ def _set(group: RuleGroup, state: str, message: str) -> None:
 
 def read_back(*, now: datetime, ruler: Ruler | None = None) -> None:
     """Write down what Prometheus says of its rules: loaded or not, evaluated well or why not. Raises `ruler.Trouble`."""
-    loaded = (ruler or Prometheus()).loaded()
-    _pulse(READ_BACK, now=now)
-    groups = RuleGroup.objects.filter(deleted_at__isnull=True, is_enabled=True).prefetch_related("rules")
+    try:
+        loaded = (ruler or Prometheus()).loaded()
+    finally:
+        # Also when there was no answer: the next try has its time.
+        _pulse(READ_BACK, now=now)
+    alive = RuleGroup.objects.filter(deleted_at__isnull=True, is_enabled=True)
+    errors = _note_healths(alive, loaded)
+    absent: dict[int, list[int]] = {}
+    unread: list[int] = []
+    for pk, revision, state, said in alive.values_list("pk", "revision", "sync_state", "sync_message"):
+        has_loaded = bool(loaded.get(_name(pk)))
+        if state == SyncState.PENDING and has_loaded:
+            unread.append(pk)
+        elif state == SyncState.ACTIVE and pk in errors:
+            _set(pk, revision, SyncState.FAILED, HEALTH + "; ".join(errors[pk]))
+        elif state == SyncState.ACTIVE and not has_loaded:
+            absent.setdefault(revision, []).append(pk)
+        elif state == SyncState.FAILED and said.startswith(HEALTH) and has_loaded and pk not in errors:
+            _set(pk, revision, SyncState.ACTIVE, "")
+    for group in alive.filter(pk__in=unread, sync_state=SyncState.PENDING).prefetch_related("rules"):
+        if _digest(group) == {each.digest for each in loaded[_name(group.pk)]}:
+            # Read by itself or by somebody else's hand.
+            _set(group.pk, group.revision, SyncState.ACTIVE, "")
+    expects = Exists(Rule.objects.filter(group=OuterRef("pk"), is_enabled=True).exclude(levels=[]))
+    for revision, pks in absent.items():
+        missing = alive.filter(expects, pk__in=pks, revision=revision)
+        missing.update(sync_state=SyncState.PENDING, sync_message=Waits.NOT_LOADED)
+    if folder() is None:
+        _note_removed({int(found[1]) for each in loaded if (found := _OF_GROUP.fullmatch(each))})
+
+
+_OF_GROUP = re.compile(rf"{re.escape(rules.PREFIX)}([0-9]{{1,18}})")
+
+
+def _name(pk: int) -> str:
+    return f"{rules.PREFIX}{pk}"
+
+
+def _note_healths(alive: QuerySet[RuleGroup], loaded: Mapping[str, Sequence[LoadedRule]]) -> dict[int, list[str]]:
+    """Each rule as Prometheus evaluates it; return what is wrong by group. Rows, not instances: there may be 100,000."""
     healths: dict[tuple[str, str], list[int]] = {}
-    for group in groups.order_by("pk"):
-        _judge(group, loaded.get(f"{rules.PREFIX}{group.pk}", ()), healths)
+    errors: dict[int, list[str]] = {}
+    rows = Rule.objects.filter(group__in=alive).order_by("group_id", "position", "pk")
+    columns = rows.values_list("group_id", "pk", "name", "health", "last_error")
+    for group_id, some in itertools.groupby(columns, key=lambda row: row[0]):
+        parts: dict[str, list[LoadedRule]] = {}
+        for each in loaded.get(_name(group_id), ()):
+            parts.setdefault(each.rule_id, []).append(each)
+        for _group_id, pk, name, *before in some:
+            health, error = _worst(parts.get(str(pk), ()))
+            if before != [health, error]:
+                healths.setdefault((health, error), []).append(pk)
+            if health == "err":
+                errors.setdefault(group_id, []).append(f"{name}: {error}")
     # Thousands change at once after a start, nearly all of them to the same.
     for (health, error), pks in healths.items():
         Rule.objects.filter(pk__in=pks).update(health=health, last_error=error)
-    if folder() is None:
-        _note_removed({int(name) for each in loaded if (name := each.removeprefix(rules.PREFIX)).isdecimal()})
+    return errors
 
 
 def _unwanted() -> QuerySet[RuleGroup]:
@@ -407,32 +471,6 @@ def _note_removed(loaded: set[int]) -> None:
     if gone := set(waiting.values_list("pk", flat=True)) - loaded:
         waiting.filter(pk__in=gone).update(sync_state=SyncState.ACTIVE, sync_message="")
     _unwanted().filter(pk__in=loaded, sync_state=SyncState.ACTIVE).update(sync_state=SyncState.PENDING)
-
-
-def _judge(group: RuleGroup, loaded: Sequence[LoadedRule], healths: dict[tuple[str, str], list[int]]) -> None:
-    by_rule: dict[str, list[LoadedRule]] = {}
-    for each in loaded:
-        by_rule.setdefault(each.rule_id, []).append(each)
-    errors = []
-    expects = False
-    for rule in group.rules.all():
-        parts = by_rule.get(str(rule.pk), [])
-        expects |= rule.is_enabled and bool(rule.levels)
-        health, error = _worst(parts)
-        if (rule.health, rule.last_error) != (health, error):
-            healths.setdefault((health, error), []).append(rule.pk)
-        if health == "err":
-            errors.append(f"{rule.name}: {error}")
-    match group.sync_state:
-        case SyncState.PENDING if loaded and _digest(group) == {each.digest for each in loaded}:
-            # Read by itself or by somebody else's hand.
-            _set(group, SyncState.ACTIVE, "")
-        case SyncState.ACTIVE if errors:
-            _set(group, SyncState.FAILED, HEALTH + "; ".join(errors))
-        case SyncState.ACTIVE if expects and not loaded:
-            _set(group, SyncState.PENDING, Waits.NOT_LOADED)
-        case SyncState.FAILED if group.sync_message.startswith(HEALTH) and loaded and not errors:
-            _set(group, SyncState.ACTIVE, "")
 
 
 def _worst(parts: Sequence[LoadedRule]) -> tuple[str, str]:

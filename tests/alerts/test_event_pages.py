@@ -15,13 +15,23 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
-from alerts import event_chart, event_presentation, event_queries, firing, rule_forms
+from alerts import (
+    event_chart,
+    event_forms,
+    event_presentation,
+    event_queries,
+    event_services,
+    firing,
+    rule_forms,
+    templates,
+)
 from alerts.chain import Chain
 from alerts.event_queries import ORDER
 from alerts.models import AlertEvent, Delivery, EventNote, Notification, Silence
 from arkconsole import health
 from audit.models import Event
 from catalog.models import ServerEvent
+from common.errors import DomainError
 from common.paging import paginate
 from endpoints.models import Endpoint, EndpointEvent, Status
 from iam.models import Project, User
@@ -232,6 +242,8 @@ def test_with_many_endpoints_one_is_named_and_what_is_over_is_not_looked_through
 
     assert found("Assistant 1") == {"of assistant 1"}
     assert found(endpoints[0].pk) == {"of assistant 0"}
+    assert found(endpoints[1].pk[-6:]) == {"of assistant 1"}
+    assert found(endpoints[1].pk[:6]) == {"of assistant 0", "of assistant 1", "of assistant 2", "fires"}
     assert found("assistant") == {"of assistant 0", "of assistant 1", "of assistant 2", "fires"}
     assert found("nobody") == set()
 
@@ -499,6 +511,19 @@ def test_one_press_acknowledges_and_the_first_is_the_one(browser: Client, projec
     assert 'id="event-take-back"' in page
 
 
+def test_nobody_looks_after_what_is_over_or_gone(browser: Client, event: AlertEvent) -> None:
+    AlertEvent.objects.filter(pk=event.pk).update(phase="resolved", ends_at=timezone.now())
+    for press in ("acknowledge", "take-back"):
+        assert browser.post(f"{event.get_absolute_url()}/{press}", headers=htmx("x")).status_code == 400
+    event.refresh_from_db()
+    assert event.acknowledged_at is None
+    assert not event.notes.exists()
+    AlertEvent.objects.filter(pk=event.pk).delete()
+    for service in (event_services.acknowledge, event_services.take_back):
+        with pytest.raises(DomainError):
+            service(event=event, by=builders.actor(), now=timezone.now())
+
+
 def test_taking_it_back_has_others_reminded_again(browser: Client, reader: Client, event: AlertEvent) -> None:
     browser.post(f"{event.get_absolute_url()}/acknowledge")
     url = f"{event.get_absolute_url()}/take-back"
@@ -625,6 +650,22 @@ def test_many_silences_cost_no_more_queries(browser: Client, project: Project) -
     assert len(many) == len(few)
 
 
+def test_the_rules_of_templates_are_read_once_however_many_endpoints_have_them(project: Project) -> None:
+    for number in range(3):
+        group = builders.rule_group(endpoint_id=f"ep-{number}", template_id=templates.CURRENT.id)
+        builders.rule(group=group, key="error_rate", name="Fehlerrate")
+        builders.rule(group=group, key="of_old", name="Of old")
+    own = builders.rule(group=builders.rule_group(), key="r1", kind="promql", name="Mine")
+    builders.rule(group=builders.rule_group(deleted_at=timezone.now()), key="r1", kind="promql", name="Gone")
+    with CaptureQueriesContext(connection) as asked:
+        found = event_forms.rules_of(project)
+    item = templates.CURRENT.item("error_rate")
+    assert item is not None
+    assert found == {"error_rate": str(item.name), "of_old": "Of old", f"own_{own.pk}": "Mine"}
+    assert len(asked) == 2
+    assert "DISTINCT" in asked[0]["sql"]
+
+
 def test_a_weekly_silence_is_made_in_the_reader_s_zone(browser: Client, project: Project, endpoint: Endpoint) -> None:
     page = text(browser, f"/alerts/silences/create?endpoint={endpoint.pk}")
     assert re.search(rf'value="{endpoint.pk}"[^>]*selected', page)
@@ -649,6 +690,8 @@ def test_a_weekly_silence_is_made_in_the_reader_s_zone(browser: Client, project:
         ({"endpoint": "", "level": ""}, "Say what is to be silent"),
         ({"begin": ""}, "Give both hours"),
         ({"ends_at": "2020-01-01T00:00"}, "It must end after it begins"),
+        ({"starts_at": "9999-12-31T00:00", "ends_at": "9999-12-31T23:00"}, "At most a year"),
+        ({"starts_at": "0001-01-01T00:00", "ends_at": "0001-01-01T00:01"}, "It must end after it begins"),
         ({"reason": " "}, "This field is required"),
         ({"endpoint": "ep-of-somebody-else"}, "not one of the available choices"),
     ],
@@ -830,6 +873,22 @@ def test_who_may_not_list_alerts_is_told_no_count(monkeypatch: pytest.MonkeyPatc
     builders.alert_event()
     someone = signed_in(builders.member(project, "ark:*"))
     assert "ark-firing" not in text(someone, "/models/")
+
+
+def test_however_much_changes_afterwards_what_came_before_is_there(
+    browser: Client, event: AlertEvent, endpoint: Endpoint
+) -> None:
+    begun, server = event.starts_at, endpoint.version.deployments.get().server
+    ServerEvent.objects.create(
+        server=server, at=begun - timedelta(minutes=8), from_state="up", to_state="down", reason="refused"
+    )
+    ServerEvent.objects.bulk_create(
+        ServerEvent(server=server, at=begun + timedelta(seconds=3 * number), from_state="down", to_state="up")
+        for number in range(1, 121)
+    )
+    page = words(text(browser, event.get_absolute_url()))
+    assert "8 min before A model server stopped answering Nothing listens there" in page
+    assert page.count("A model server answers again") == event_presentation.MOST_CHANGES - 1
 
 
 def test_the_span_of_changes_ends_with_the_event() -> None:

@@ -77,6 +77,8 @@ def test_what_no_column_can_hold_is_no_value(text: str | None) -> None:
         (b"[1]", "Alert 1 is not an object."),
         (b'[{"labels": 5}]', "labels (1) must be texts by name."),
         (b'[{"labels": {"a": 5}}]', "labels (1) must be texts by name."),
+        (rb'[{"labels": {"alertname": "\ud800"}}]', "labels (1) must be texts by name."),
+        (rb'[{"labels": {"\udfff": "a"}}]', "labels (1) must be texts by name."),
         (b'[{"labels": {"a": "b"}}]', "Alert 1 has no alertname."),
         (b'[{"labels": {"alertname": "b"}}]', "Alert 1 does not say when it began."),
         (b'[{"labels": {"alertname": "b"}, "startsAt": "soon"}]', "Alert 1 does not say when it began."),
@@ -96,6 +98,15 @@ def test_a_post_that_cannot_be_read_is_refused_with_a_sentence(body: bytes, sent
 
 
 def test_text_that_the_database_cannot_hold_is_left_out() -> None:
-    (report,) = of_prometheus({**ALERT, "labels": {"alertname": "a\0b"}})
+    (report,) = of_prometheus({
+        **ALERT, "labels": {"alertname": "a\0b"}, "generatorURL": "http://prometheus/graph?g0.expr=a\0\ud800%ED%A0%80b",
+    })  # fmt: skip
 
     assert report.labels["alertname"] == "ab"
+    report.expression.encode()
+
+
+def test_half_a_character_in_a_group_s_labels_is_refused() -> None:
+    body = rb'{"version": "4", "alerts": [], "groupLabels": {"project": "\ud800"}}'
+    with translation.override("en"), pytest.raises(reports.BadPost, match="groupLabels must be texts by name"):
+        reports.of_alertmanager(body)

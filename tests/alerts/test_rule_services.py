@@ -236,6 +236,22 @@ def test_an_upgrade_brings_what_is_new_and_keeps_what_people_changed(
     assert not rule_services.is_upgradable(stored(group))
 
 
+def test_what_is_edited_on_a_version_that_is_not_known_any_more_survives_an_upgrade(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = made(endpoint, changes={"error_rate": RuleChange(texts={"en": "Mine"})})
+    monkeypatch.setattr(templates, "VERSIONS", (replace(CURRENT, version=2),))
+    theirs = [LevelRule("P1", 9, 60)]
+    rule_services.update_template_group(
+        group=group, revision=0, changes={"error_rate": RuleChange(levels=theirs)}, policy=None, name="New",
+        by=builders.actor(), now=NOW,
+    )  # fmt: skip
+    rule_services.upgrade_groups(groups=[group], by=builders.actor(), now=NOW)
+    rule = group.rules.get(key="error_rate")
+    assert sorted(rule.changed) == ["levels", "texts"]
+    assert (rule.levels, rule.texts) == ([level.to_json() for level in theirs], {"en": "Mine"})
+
+
 # --- own rules -----------------------------------------------------------------------------------------------------------
 
 

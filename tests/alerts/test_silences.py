@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.utils import translation
@@ -108,6 +109,15 @@ def test_a_silence_is_made_and_ended_and_both_are_in_the_record() -> None:
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("weekly", [None, {**NIGHTS, "zone": "Pacific/Honolulu"}])
+def test_it_begins_now_at_the_earliest(weekly: dict[str, Any] | None) -> None:
+    made = create(starts_at=datetime(1, 1, 1, tzinfo=ZoneInfo("Asia/Shanghai")), ends_at=NOW + 48 * HOUR, weekly=weekly)
+
+    made.refresh_from_db()
+    assert made.starts_at == NOW
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("values", "field"),
     [
@@ -121,6 +131,7 @@ def test_a_silence_is_made_and_ended_and_both_are_in_the_record() -> None:
         ({"ends_at": NOW}, "ends_at"),
         ({"starts_at": NOW - 3 * HOUR, "ends_at": NOW - HOUR}, "ends_at"),
         ({"ends_at": NOW + 9000 * HOUR}, "ends_at"),
+        ({"starts_at": NOW + 9000 * HOUR, "ends_at": NOW + 9001 * HOUR}, "starts_at"),
         ({"weekly": {"days": [7], "from": "1:00", "to": "02:00", "zone": "UTC"}}, "weekly"),
         ({"weekly": {"days": [], "from": "01:00", "to": "02:00", "zone": "UTC"}}, "weekly"),
         ({"weekly": {"days": [1], "from": "01:00", "to": "02:00", "zone": "../etc/passwd"}}, "weekly"),

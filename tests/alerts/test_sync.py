@@ -16,9 +16,12 @@ from typing import Any
 import httpx
 import pytest
 from django.core.management import call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import translation
 
 from alerts import promtool, rules, sync
+from alerts import ruler as ruler_module
 from alerts.models import RuleGroup
 from alerts.ruler import Away, CannotReload, LoadedRule, Prometheus, Refused
 from alerts.sync import BEFORE, LOCK, RELOADED, Outcome, Waits
@@ -408,6 +411,60 @@ def test_what_is_loaded_is_looked_at_every_half_minute(ruler: Ruler) -> None:
     assert sync.is_owed(now=NOW - timedelta(seconds=31)), "the clock was set back"
 
 
+def test_who_does_not_answer_is_asked_again_in_its_time(ruler: Ruler, settings: Any) -> None:
+    settings.PROMETHEUS_RULES_DIR = ""
+    group_of()
+    ruler.trouble = Away("ReadTimeout")
+    sync.sync(now=NOW, ruler=ruler)
+    assert not sync.is_owed(now=NOW + timedelta(seconds=29))
+    assert sync.is_owed(now=NOW + timedelta(seconds=31))
+
+
+def test_thousands_of_groups_are_looked_at_less_often(
+    place: Path, ruler: Ruler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "GROUPS_A_SECOND", 0.02)
+    group = group_of()
+    sync.sync(now=NOW, ruler=ruler)
+    assert not sync.is_owed(now=NOW + timedelta(seconds=45))
+    # Nor after each change that somebody makes.
+    ruler.groups = {}
+    soon(place)
+    sync.sync(now=NOW + timedelta(seconds=45), ruler=ruler)
+    assert state(group) == ("active", "")
+    assert sync.is_owed(now=NOW + timedelta(seconds=51))
+    sync.sync(now=NOW + timedelta(seconds=51), ruler=ruler)
+    assert state(group) == ("pending", Waits.NOT_LOADED)
+
+
+def test_a_look_renders_nothing_of_what_is_in_force_and_costs_no_more_for_more(
+    place: Path, ruler: Ruler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group_of()
+    sync.sync(now=NOW, ruler=ruler)
+    render = rules.render
+    monkeypatch.setattr(rules, "render", None)
+    with CaptureQueriesContext(connection) as few:
+        sync.read_back(now=LATER, ruler=ruler)
+    monkeypatch.setattr(rules, "render", render)
+    for _number in range(3):
+        group_of()
+    soon(place)
+    sync.sync(now=LATER, ruler=ruler)
+    monkeypatch.setattr(rules, "render", None)
+    with CaptureQueriesContext(connection) as many:
+        sync.read_back(now=LATER, ruler=ruler)
+    assert len(many) == len(few)
+
+
+def test_only_names_of_ours_are_groups_of_ours(ruler: Ruler, settings: Any) -> None:
+    settings.PROMETHEUS_RULES_DIR = ""
+    off = group_of(is_enabled=False, sync_state="active")
+    ruler.groups = {f"{off.pk}": [], f"my-{off.pk}": [], "ark-operators": [], f"ark-{9 * 10**30}": []}
+    sync.sync(now=NOW, ruler=ruler)
+    assert sync.to_remove(project_id=off.project_id) == []
+
+
 def test_promtool_names_what_it_refuses_without_our_folders(settings: Any, place: Path, ruler: Ruler) -> None:
     settings.PROMTOOL_BIN = _promtool()
     groups = [group_of() for _number in range(3)]
@@ -463,6 +520,25 @@ def test_garbage_is_no_list_of_rules(body: bytes) -> None:
     door = Prometheus(transport=httpx.MockTransport(lambda request: httpx.Response(200, content=body)))
     with pytest.raises(Away):
         door.loaded()
+
+
+def test_a_long_list_of_rules_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = {"labels": {"rule_id": "7"}, "annotations": {"digest": "a1"}, "health": "err", "lastError": "错 ]},{ \\"}
+    said = {"status": "success", "data": {"groups": [{"name": f"ark-{pk}", "rules": [rule] * pk} for pk in range(3)]}}
+    whole = json.dumps(said, ensure_ascii=False).encode()
+
+    def loaded(body: bytes) -> Mapping[str, Sequence[LoadedRule]]:
+        return Prometheus(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=body))).loaded()
+
+    each = LoadedRule("7", "a1", "err", str(rule["lastError"]))
+    for part in (7, ruler_module.PART):
+        monkeypatch.setattr(ruler_module, "PART", part)
+        assert loaded(whole) == {"ark-0": [], "ark-1": [each], "ark-2": [each, each]}
+    with pytest.raises(Away):
+        loaded(whole[:-5])
+    monkeypatch.setattr(ruler_module, "MAX_ANSWER", len(whole) // 2)
+    with pytest.raises(Away):
+        loaded(whole)
 
 
 def test_the_command_compares_everything(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
