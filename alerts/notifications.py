@@ -38,9 +38,8 @@ Status = Notification.Status
 
 EARLY = 0.9
 """A repeat never comes before its time; somewhat earlier is taken for one, since two clocks are never the same."""
-REMEMBERED = timedelta(days=7)
 LOOKED_AT = 50
-"""Notifications that are looked at for what was told already."""
+"""Notifications that are looked at for what was told already, however old: what fires may do so for weeks."""
 SHOWN = 100
 """Alerts of one notification that its payload holds; messages show far fewer, and say how many there are."""
 REACHED = Q(state=Delivery.State.SENT) | Q(state=Delivery.State.DIGESTED, digested_into__state=Delivery.State.SENT)
@@ -174,17 +173,21 @@ def tell(
     with transaction.atomic():
         # One at a time for each policy: of two posts of the same thing the second one sees the first.
         policy = NotificationPolicy.objects.select_for_update(of=("self",)).filter(pk=policy_id).first()
-        if policy is None or policy.deleted_at is not None:
+        if policy is None:
             return None
         plan = PolicyLevel.objects.filter(policy=policy, level=level).first()
         # A label can be forged by nobody but an operator of Prometheus; still, nobody hears of others' projects.
         lines = [(event, status) for event, status in lines if event.project_id == policy.project_id]
+        told = _told(policy_id, lines)
+        if policy.deleted_at is not None:
+            lines = _ends_of_what_was_told(lines, told)
         if plan is None or not lines:
             return None
         key = group_key(labels)
         statuses = {str(event.pk): status for event, status in lines}
         # Asked anew: what was read before the lock may have ended since, and its end been told.
-        stand = AlertEvent.objects.filter(pk__in=[event.pk for event, _status in lines]).order_by()
+        is_of_interest = Q(phase=Phase.RESOLVED) | Q(acknowledged_at__isnull=False)
+        stand = AlertEvent.objects.filter(is_of_interest, pk__in=[event.pk for event, _status in lines]).order_by()
         over, seen = set(), set()
         for pk, phase, acknowledged_at in stand.values_list("pk", "phase", "acknowledged_at"):
             if phase == Phase.RESOLVED:
@@ -192,17 +195,30 @@ def tell(
             if acknowledged_at is not None:
                 seen.add(str(pk))
         repeat = timedelta(seconds=plan.repeat_seconds)
-        if not is_news(statuses, _told(policy_id, lines, now), over=over, seen=seen, now=now, repeat=repeat):
+        if not is_news(statuses, told, over=over, seen=seen, now=now, repeat=repeat):
             return None
         return _make(policy, plan, key, labels, lines, statuses, left_out, now)
 
 
-def _told(policy_id: int, lines: Sequence[tuple[AlertEvent, str]], now: datetime) -> list[Told]:
+def _ends_of_what_was_told(
+    lines: Sequence[tuple[AlertEvent, str]], told: Iterable[Told]
+) -> list[tuple[AlertEvent, str]]:
+    """What a deleted policy still tells: nothing that begins, but who heard a beginning hears the end."""
+    last: dict[str, str] = {}
+    for one in told:
+        for event_id, status in one.statuses.items():
+            last.setdefault(event_id, status)
+    return [
+        (event, status)
+        for event, status in lines
+        if status == Status.RESOLVED and last.get(str(event.pk)) == Status.FIRING
+    ]
+
+
+def _told(policy_id: int, lines: Sequence[tuple[AlertEvent, str]]) -> list[Told]:
     """What the people of the policy heard of these events, in whatever group: a changed grouping is no news."""
     speak = Notification.events.through._default_manager.filter(alertevent__in=[event.pk for event, _status in lines])
-    rows = Notification.objects.filter(
-        policy_id=policy_id, at__gt=now - REMEMBERED, pk__in=speak.values("notification_id")
-    )
+    rows = Notification.objects.filter(policy_id=policy_id, pk__in=speak.values("notification_id"))
     return [Told(at, told) for at, told in rows.order_by("-at", "-pk").values_list("at", "told")[:LOOKED_AT]]
 
 
@@ -217,8 +233,7 @@ def repeats(notification: Notification) -> int:
     speak = Notification.events.through._default_manager.filter(alertevent__in=firing)
     before = (
         Notification.objects.filter(
-            policy_id=notification.policy_id, pk__lt=notification.pk, at__gt=notification.at - REMEMBERED,
-            pk__in=speak.values("notification_id"),
+            policy_id=notification.policy_id, pk__lt=notification.pk, pk__in=speak.values("notification_id"),
         )
         .annotate(has_reached=Exists(Delivery.objects.filter(REACHED, notification=OuterRef("pk"))))
         .order_by("-pk")
@@ -353,7 +368,7 @@ def _match(report: Report, rows: Sequence[AlertEvent], now: datetime) -> AlertEv
 
 FORGOTTEN_AFTER = timedelta(minutes=3)
 FORGOTTEN_WITHIN = timedelta(hours=6)
-"""Of older recoveries nobody wants to hear any more."""
+"""Of older recoveries nobody wants to hear any more; where groups have long intervals, two of these later."""
 
 
 def tell_forgotten(*, now: datetime) -> int:
@@ -363,22 +378,24 @@ def tell_forgotten(*, now: datetime) -> int:
     on believing that it fires. Nor does it tell of the end of what is held back by then: who heard the beginning, before
     a silence or a worse alert came, hears the end here.
     """
+    longest = PolicyLevel.objects.aggregate(longest=Max("interval_seconds"))["longest"] or 0
     ended = AlertEvent.objects.filter(
-        phase=Phase.RESOLVED, ends_at__gt=now - FORGOTTEN_WITHIN, ends_at__lt=now - FORGOTTEN_AFTER
+        phase=Phase.RESOLVED, ends_at__gt=now - _forgotten_within(longest), ends_at__lt=now - FORGOTTEN_AFTER
     )
-    speak = Notification.events.through._default_manager.filter(alertevent__in=ended)
-    said = Notification.objects.filter(
-        at__gt=now - REMEMBERED, policy__deleted_at__isnull=True, pk__in=speak.values("notification_id")
-    ).order_by("-at", "-pk")
-    last: dict[tuple[int, str], Notification] = {}
-    for notification in said.defer("digest"):
-        for event_id in notification.told:
-            last.setdefault((notification.policy_id, event_id), notification)
+    speak = Notification.events.through._default_manager.filter(alertevent__in=ended).order_by()
+    # The last word on each event to each policy: what repeats for weeks was told a thousand times.
+    words = list(speak.values_list("alertevent_id", "notification__policy_id").annotate(last=Max("notification_id")))
+    said = Notification.objects.defer("digest").in_bulk({last for _event_id, _policy_id, last in words})
     unsaid: dict[tuple[int, str], tuple[Notification, list[int]]] = {}
-    for (policy_id, event_id), notification in last.items():
-        if notification.told[event_id] == Status.FIRING:
-            unsaid.setdefault((policy_id, notification.group_key), (notification, []))[1].append(int(event_id))
+    for event_id, policy_id, last in words:
+        notification = said.get(last)
+        if notification is not None and notification.told.get(str(event_id)) == Status.FIRING:
+            unsaid.setdefault((policy_id, notification.group_key), (notification, []))[1].append(event_id)
     return sum(_tell_ends(notification, ended.filter(pk__in=ids), now) for notification, ids in unsaid.values())
+
+
+def _forgotten_within(interval_seconds: int) -> timedelta:
+    return FORGOTTEN_WITHIN + timedelta(seconds=2 * interval_seconds)
 
 
 def _tell_ends(notification: Notification, ended: QuerySet[AlertEvent], now: datetime) -> int:
@@ -387,7 +404,8 @@ def _tell_ends(notification: Notification, ended: QuerySet[AlertEvent], now: dat
         return 0
     # Alertmanager itself tells of it with the group's next round.
     late = now - FORGOTTEN_AFTER - timedelta(seconds=2 * plan.interval_seconds)
-    lines = [(event, str(Status.RESOLVED)) for event in ended.filter(ends_at__lt=late)]
+    early = now - _forgotten_within(plan.interval_seconds)
+    lines = [(event, str(Status.RESOLVED)) for event in ended.filter(ends_at__gt=early, ends_at__lt=late)]
     if not lines:
         return 0
     labels = notification.payload.get("group_labels", {})

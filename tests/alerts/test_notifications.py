@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from alerts import event_services, events, notifications, reports
+from alerts import event_services, events, notifications, policies, reports
 from alerts.models import AlertEvent, Delivery, Notification, NotificationPolicy, Phase, Pulse
 from alerts.notifications import Told, is_news, times_told
 from alerts.reports import GroupPost, Report
@@ -198,6 +198,36 @@ def test_acknowledging_stops_the_reminders_until_it_is_over(policy: Notification
 
 
 @pytest.mark.django_db
+def test_what_fires_for_weeks_and_is_looked_after_is_no_news(policy: NotificationPolicy) -> None:
+    policy.levels.update(repeat_seconds=7 * 86_400)
+    days = 24 * 60
+    first = receive(group(report(policy=policy), policy=policy))
+    assert first is not None
+    first.deliveries.update(state="sent")
+    second = receive(group(report(policy=policy), policy=policy), 8 * days)
+    # Told every seven days, it is a reminder all the same.
+    assert second is not None
+    assert notifications.repeats(second) == 1
+    event_services.acknowledge(event=AlertEvent.objects.get(), by=builders.actor(), now=at(8 * days + 1))
+
+    assert receive(group(report(policy=policy), policy=policy), 30 * days) is None
+
+
+@pytest.mark.django_db
+def test_a_deleted_policy_tells_the_end_of_what_it_told_and_nothing_else(policy: NotificationPolicy) -> None:
+    receive(group(report(policy=policy), policy=policy))
+    policies.delete_policy(policy=policy, by=builders.actor(builders.user(is_superuser=True)), now=at(1))
+    others = [report(policy=policy, ark_endpoint=f"ep-{number}") for number in (2, 3)]
+
+    assert receive(group(*others, policy=policy), 2) is None
+    ended = [report(0, 3, is_over=True, policy=policy), report(0, 3, is_over=True, policy=policy, ark_endpoint="ep-2")]
+    told = receive(group(*ended, others[1], policy=policy), 4)
+    assert told is not None
+    assert (told.status, told.payload["total"], told.deliveries.count()) == ("resolved", 1, 3)
+    assert receive(group(*ended, policy=policy), 5) is None
+
+
+@pytest.mark.django_db
 def test_an_alertmanager_that_lost_its_memory_makes_no_second_message(policy: NotificationPolicy) -> None:
     first, second = report(policy=policy), report(policy=policy, ark_endpoint="ep-2")
     receive(group(first, second, policy=policy))
@@ -378,6 +408,32 @@ def test_a_recovery_that_alertmanager_forgot_is_told_in_the_end(policy: Notifica
     # And when it remembers after all, that is no news.
     assert receive(group(report(0, 10, is_over=True, policy=policy), policy=policy), 17) is None
     assert [note.status for note in Notification.objects.order_by("pk")] == ["firing", "resolved"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("ended_after", "is_deleted"), [(10, True), (30 * 24 * 60, False)])
+def test_the_end_is_told_by_a_deleted_policy_and_of_what_was_told_long_ago(
+    policy: NotificationPolicy, ended_after: int, is_deleted: bool
+) -> None:
+    receive(group(report(policy=policy), policy=policy))
+    end_of(AlertEvent.objects.get(), ended_after)
+    if is_deleted:
+        NotificationPolicy.objects.update(deleted_at=at(5))
+
+    assert notifications.tell_forgotten(now=at(ended_after + 6)) == 1
+    assert notifications.tell_forgotten(now=at(ended_after + 7)) == 0
+
+
+@pytest.mark.django_db
+def test_the_end_is_told_however_long_the_interval_is(policy: NotificationPolicy) -> None:
+    policy.levels.update(interval_seconds=86_400, repeat_seconds=86_400)
+    hours = 60
+    receive(group(report(policy=policy), policy=policy))
+    end_of(AlertEvent.objects.get(), 10)
+
+    assert notifications.tell_forgotten(now=at(48 * hours + 10)) == 0
+    assert notifications.tell_forgotten(now=at(54 * hours + 11)) == 0
+    assert notifications.tell_forgotten(now=at(48 * hours + 14)) == 1
 
 
 @pytest.mark.django_db
