@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.utils import timezone
 
 from alerts import channels, messages
+from alerts.channels import base
 from alerts.channels.base import Answer, Message, Outcome
 from alerts.models import (
     LEASE,
@@ -36,7 +37,9 @@ logger = logging.getLogger(__name__)
 Clock = Callable[[], datetime]
 State = Delivery.State
 
-RETRY_SECONDS = (2, 10, 60)
+RETRY_SECONDS = (2, 10, 60, 300)
+"""Before the next try of what was surely not taken; the last one again and again, for `TRIED_FOR` at least."""
+TRIED_FOR = timedelta(hours=1)
 REPEAT_SECONDS = 2
 FAILURES_TO_DISABLE = 5
 # So many waiting behind one that had to be tried again are one message, not one after the other.
@@ -49,12 +52,15 @@ HELD = "held"
 """`answer_code` of a delivery that waits because its address may get no more for the moment."""
 
 
-def send_due(*, clock: Clock = timezone.now, budget_seconds: float = BUDGET_SECONDS) -> int:
-    """Send what is due until nothing is left or the time is up; how many were tried."""
+def send_due(*, clock: Clock = timezone.now, budget_seconds: float = BUDGET_SECONDS, leaves_deaf: bool = False) -> int:
+    """Send what is due until nothing is left or the time is up; how many were tried.
+
+    `leaves_deaf`: addresses that kept us waiting the last time are left to others.
+    """
     tried = 0
     until = time.monotonic() + budget_seconds
     while time.monotonic() < until:
-        claim = _next_claim(clock())
+        claim = _next_claim(clock(), leaves_deaf=leaves_deaf)
         if claim is None:
             break
         _carry_out(claim, clock=clock)
@@ -118,11 +124,25 @@ def _waiting(now: datetime) -> QuerySet[Delivery]:
     return Delivery.objects.due(now).exclude(Exists(is_busy)).exclude(Exists(comes_first))
 
 
-def _next_claim(now: datetime) -> Claim | None:
+_DEAF = Q(method__last_error__startswith="timeout") | Q(method__last_error__startswith="no_connection")
+
+
+def _in_turn(rows: QuerySet[Delivery], now: datetime) -> QuerySet[Delivery]:
+    """The worst first. Of one level no project's deaf addresses keep another project waiting, nor those that answer."""
+    is_served = Delivery.objects.filter(
+        state=State.SENDING, claimed_at__gt=now - LEASE,
+        notification__policy__project=OuterRef("notification__policy__project"),
+    )  # fmt: skip
+    return rows.order_by(
+        "notification__level", Exists(is_served), Case(When(_DEAF, then=Value(1)), default=Value(0)), "attempts", "pk"
+    )
+
+
+def _next_claim(now: datetime, *, leaves_deaf: bool = False) -> Claim | None:
     while True:
         seen = False
-        rows = _waiting(now).order_by("notification__level", "pk")[:LOOKED_AT_ONCE]
-        for delivery in rows:
+        rows = _waiting(now).exclude(_DEAF) if leaves_deaf else _waiting(now)
+        for delivery in _in_turn(rows, now)[:LOOKED_AT_ONCE]:
             seen = True
             claim, has_moved = _claim(delivery, now=now)
             if claim is not None:
@@ -232,9 +252,13 @@ def _settle_unsent(seen: Delivery, why: str, method: ContactMethod | None, *, no
 def _gather(head: Delivery, method: ContactMethod) -> None:
     """Make one message of all that waits for this method, when a limit or a deaf bot has made it wait."""
     others = Delivery.objects.filter(method=method, state=State.QUEUED).exclude(pk=head.pk)
-    enough = 1 if head.answer_code == HELD else DIGEST_BEHIND_RETRY if head.attempts else 0
-    if enough and others.count() >= enough:
-        others.update(state=State.DIGESTED, digested_into=head, next_at=None)
+    # What was tried so often may never be taken as it is: what comes after it must not wait for that.
+    has_waited = head.answer_code == HELD or head.attempts >= len(RETRY_SECONDS)
+    enough = 1 if has_waited else DIGEST_BEHIND_RETRY if head.attempts else 0
+    if enough and len(taken := list(others.values_list("pk", flat=True))) >= enough:
+        # One of them may be a summary already, of another level.
+        Delivery.objects.filter(digested_into__in=taken, state=State.DIGESTED).update(digested_into=head)
+        others.filter(pk__in=taken).update(state=State.DIGESTED, digested_into=head, next_at=None)
 
 
 # --- sending -----------------------------------------------------------------------------------------------------------
@@ -249,7 +273,7 @@ def _carry_out(claim: Claim, *, clock: Clock) -> None:
         # One delivery that cannot be written must not keep all others from being sent, every two seconds anew.
         logger.exception("delivery %s of notification %s", delivery.pk, delivery.notification_id)
         answer = Answer(Outcome.OURS, code="defect")
-    record(claim, answer, now=clock())
+    record(claim, base.discreet(answer, method), now=clock())
 
 
 def _message(delivery: Delivery, method: ContactMethod, *, now: datetime) -> Message:
@@ -276,6 +300,10 @@ def record(claim: Claim, answer: Answer, *, now: datetime) -> bool:
     with transaction.atomic():
         if not mine.update(**values):
             return False
+        if values["state"] == State.FAILED and answer.outcome is Outcome.RETRY:
+            # What has not waited as long is not given up with it.
+            young = delivery.digested.filter(state=State.DIGESTED, at__gt=now - TRIED_FOR)
+            young.update(state=State.QUEUED, digested_into=None, next_at=now)
         note_on_method(claim.method.pk, answer, now=now)
     return True
 
@@ -286,8 +314,8 @@ def _next(delivery: Delivery, answer: Answer, *, now: datetime) -> dict[str, Any
         return {"state": State.SENT, "sent_at": now, "next_at": None}
     if answer.is_lost and not delivery.may_repeat:
         return {"state": State.QUEUED, "next_at": now + timedelta(seconds=REPEAT_SECONDS), "may_repeat": True}
-    if answer.outcome is Outcome.RETRY and delivery.attempts <= len(RETRY_SECONDS):
-        wait = max(RETRY_SECONDS[delivery.attempts - 1], answer.retry_after)
+    if answer.outcome is Outcome.RETRY and (delivery.attempts < len(RETRY_SECONDS) or now - delivery.at < TRIED_FOR):
+        wait = max(RETRY_SECONDS[min(delivery.attempts, len(RETRY_SECONDS)) - 1], answer.retry_after)
         return {"state": State.QUEUED, "next_at": now + timedelta(seconds=wait)}
     return {"state": State.FAILED, "next_at": None}
 

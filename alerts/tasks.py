@@ -13,6 +13,8 @@ from alerts.models import Delivery
 DELIVERING_AT_ONCE = 3
 """Threads of a worker that may wait for addresses: eight deaf ones would leave none for probes, openings and `tend`."""
 _may_deliver = threading.BoundedSemaphore(DELIVERING_AT_ONCE)
+_may_wait = threading.BoundedSemaphore(DELIVERING_AT_ONCE - 1)
+"""One of them is for addresses that answer, so that these never wait for deaf ones."""
 
 
 @shared_task(name="alerts.deliver_due")
@@ -27,9 +29,12 @@ def deliver() -> None:
     """Send what is due, unless enough threads are at it: they find it too, and the tick asks again."""
     if not _may_deliver.acquire(blocking=False):
         return
+    may_wait = _may_wait.acquire(blocking=False)
     try:
-        deliveries.send_due(clock=timezone.now)
+        deliveries.send_due(clock=timezone.now, leaves_deaf=not may_wait)
     finally:
+        if may_wait:
+            _may_wait.release()
         _may_deliver.release()
 
 

@@ -18,6 +18,7 @@ from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 
 from alerts import actions, channels, deliveries, links, messages
+from alerts.channels import base
 from alerts.channels.base import Answer, Message
 from alerts.models import ContactMethod, MethodKind, SendMark
 from audit.services import attempt
@@ -221,7 +222,7 @@ def _count_message(method: ContactMethod, *, now: datetime) -> None:
 
 
 def _send(method: ContactMethod, message: Message, *, now: datetime) -> Answer:
-    return channels.of(method.kind).send(method, message, now=now)
+    return base.discreet(channels.of(method.kind).send(method, message, now=now), method)
 
 
 def _note_answer(method: ContactMethod, answer: Answer, *, by: Actor, now: datetime) -> None:

@@ -10,12 +10,12 @@ import ipaddress
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.utils.functional import Promise
@@ -194,11 +194,15 @@ def post(
     An address that people gave is held to `check_url` with `hosts` at this moment too: what an administrator allowed when
     it was entered may be allowed no more. None: an administrator named the address.
     """
-    started = time.monotonic()
     try:
-        may_be_private = hosts is None or (bool(hosts) and is_named_by_us(url))
         if hosts is not None:
             check_url(url, hosts=hosts)
+    except DomainError as error:
+        # It was taken when it was entered: a setting has changed since, and may change back.
+        return Answer(Outcome.OURS, code="unsafe_address", text=error.message)
+    may_be_private = hosts is None or (bool(hosts) and is_named_by_us(url))
+    started = time.monotonic()
+    try:
         with outbound.Client(
             connect_seconds=CONNECT_SECONDS,
             read_seconds=READ_SECONDS,
@@ -280,6 +284,34 @@ def retry_after(value: str, *, now: datetime | None = None) -> int:
 def said(got: outbound.Answer) -> str:
     """The beginning of an answer's body as text that PostgreSQL and a page can take."""
     return plain(got.body[: MAX_TEXT * 4].decode(errors="replace"))[:MAX_TEXT]
+
+
+def discreet(answer: Answer, to: Destination) -> Answer:
+    """The answer without the address and the secret in its text: some repeat what they were sent, and many read it."""
+    text = answer.text
+    for part in sorted(_not_to_be_told(to), key=len, reverse=True):
+        text = text.replace(part, ELLIPSIS)
+        # Of a long answer only the beginning is kept, which may end within it.
+        for size in range(min(len(part), len(text)), SECRET_LENGTH - 1, -1):
+            if text.endswith(part[:size]):
+                text = text[:-size] + ELLIPSIS
+                break
+    return replace(answer, text=text)
+
+
+SECRET_LENGTH = 8
+"""Parts of an address or a secret that are shorter are words: `hook`, `v2`, `Bearer`."""
+
+
+def _not_to_be_told(to: Destination) -> set[str]:
+    parts = {to.secret, *to.secret.split(), to.address, to.address.removeprefix("+"), to.address.removeprefix("+86")}
+    url = urlsplit(to.address)
+    if url.netloc:
+        pieces = [*url.path.split("/"), *(part.partition("=")[2] for part in url.query.split("&"))]
+        path = to.address.partition(url.netloc)[2]
+        parts |= {path, path.strip("/"), url.path, url.query, *pieces, *map(unquote, pieces)}
+    # The whole secret and the whole address are never too short to be one.
+    return {part for part in parts if len(part) >= SECRET_LENGTH or (part and part in {to.secret, to.address})}
 
 
 def plain(text: str) -> str:

@@ -388,4 +388,21 @@ def test_what_is_allowed_no_more_gets_nothing(posted: tuple[str, Any, To], setti
 
     answer = send(kind, to)
 
-    assert (answer.outcome, answer.code, service.seen) == (Outcome.PERMANENT, "unsafe_address", [])
+    assert (answer.outcome, answer.code, service.seen) == (Outcome.OURS, "unsafe_address", [])
+
+
+@pytest.mark.parametrize(
+    ("to", "said", "kept"),
+    [
+        (To("https://example.com/hooks/a"), "no /hooks/a here", "no … here"),
+        (To("https://example.com/in/Zm9vYmFyYmF6"), r"at https:\/\/example.com\/in\/Zm9vYmFyYmF6", r"at https:\/\/example.com\/in\/…"),
+        (To("https://example.com/x", "s3"), "wrong s3", "wrong …"),
+        (To("https://example.com/x", "Bearer 0123456789"), "token 012345678", "token …"),
+        (To("https://example.com/x?a=b%2Fcdefghij"), "a is b/cdefghij", "a is …"),
+        (To("+8613800001111"), "13800001111 is busy", "… is busy"),
+        (To("ann.lee@example.com"), "<ann.lee@example.com> unknown", "<…> unknown"),
+        (To("https://example.com/x", "secret word"), "invalid webhook", "invalid webhook"),
+    ],
+)  # fmt: skip
+def test_address_and_secret_are_not_told_again(to: To, said: str, kept: str) -> None:
+    assert base.discreet(Answer(Outcome.RETRY, 500, "500", said), to).text == kept

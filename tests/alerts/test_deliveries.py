@@ -125,25 +125,83 @@ def test_what_is_not_due_yet_waits(method: ContactMethod, clock: Clock) -> None:
 # --- answers that are not good
 
 
-def test_a_failing_provider_is_tried_three_more_times_and_then_given_up(
+def waits_of(delivery: Delivery, clock: Clock) -> list[float]:
+    """The seconds between the tries at a delivery, until there is none any more."""
+    waits = []
+    while True:
+        assert run(clock) == 1
+        delivery.refresh_from_db()
+        if delivery.next_at is None:
+            return waits
+        waits.append((delivery.next_at - clock.at).total_seconds())
+        clock.at = delivery.next_at
+
+
+def test_a_failing_provider_is_tried_for_an_hour_and_then_given_up(
     method: ContactMethod, feishu: fakes.Feishu, clock: Clock
 ) -> None:
     delivery = queued(method)
     feishu.fail("500", times=0)
-    waits = []
-    for _ in range(4):
-        assert run(clock) == 1
-        delivery.refresh_from_db()
-        if delivery.next_at:
-            waits.append((delivery.next_at - clock.at).total_seconds())
-            clock.at = delivery.next_at
 
-    assert waits == [2, 10, 60]
-    assert (delivery.state, delivery.attempts, delivery.answer_code) == ("failed", 4, "500")
+    waits = waits_of(delivery, clock)
+
+    assert waits == [2, 10, 60] + [300] * 12
+    assert (delivery.state, delivery.attempts, delivery.answer_code) == ("failed", 16, "500")
     # A provider's bad hour does not cost anybody their address.
     method.refresh_from_db()
     assert (method.state, method.failures) == ("verified", 0)
     assert method.last_error.startswith("500")
+
+
+def test_what_had_to_wait_long_before_its_first_try_is_tried_again_too(
+    method: ContactMethod, feishu: fakes.Feishu, clock: Clock
+) -> None:
+    delivery = queued(method)
+    feishu.fail("500", times=0)
+    clock.pass_(7200)
+
+    assert waits_of(delivery, clock) == [2, 10, 60]
+
+
+def test_what_came_behind_one_that_is_tried_for_long_goes_with_it_and_is_not_given_up_with_it(
+    method: ContactMethod, feishu: fakes.Feishu, clock: Clock
+) -> None:
+    head = queued(method)
+    feishu.fail("500", times=0)
+    for _ in range(4):
+        run(clock)
+        head.refresh_from_db()
+        assert head.next_at is not None
+        clock.at = head.next_at
+    behind = queued(method, status="resolved")
+    late = queued(method)
+    Delivery.objects.filter(pk=late.pk).update(at=NOW + timedelta(minutes=50))
+    run(clock)
+    assert [Delivery.objects.get(pk=row.pk).digested_into_id for row in (behind, late)] == [head.pk] * 2
+
+    clock.at = NOW + timedelta(hours=1)
+    run(clock)
+
+    # It was tried at once, and will be again.
+    assert [Delivery.objects.get(pk=row.pk).state for row in (head, behind, late)] == ["failed", "digested", "queued"]
+    feishu.work()
+    clock.pass_(2)
+    run(clock)
+    assert Delivery.objects.get(pk=late.pk).state == "sent"
+
+
+def test_a_summary_of_another_level_is_not_lost_in_a_summary(
+    method: ContactMethod, feishu: fakes.Feishu, clock: Clock
+) -> None:
+    minor, within, urgent = (queued(method, level=level) for level in ("P2", "P2", "P0"))
+    Delivery.objects.filter(pk=minor.pk).update(attempts=1, next_at=NOW + timedelta(hours=1))
+    Delivery.objects.filter(pk=within.pk).update(state="digested", digested_into=minor, next_at=None)
+    Delivery.objects.filter(pk=urgent.pk).update(attempts=1, answer_code=deliveries.HELD)
+
+    run(clock)
+
+    assert set(Delivery.objects.filter(digested_into=urgent).values_list("pk", flat=True)) == {minor.pk, within.pk}
+    assert "3 messages in one" in str(feishu.taken[0].json)
 
 
 def test_a_provider_that_recovers_gets_it_once(method: ContactMethod, feishu: fakes.Feishu, clock: Clock) -> None:
@@ -278,6 +336,41 @@ def test_a_message_that_cannot_be_written_does_not_stop_the_others(
     assert Delivery.objects.get(pk=fine.pk).state == "sent"
 
 
+def test_what_an_administrator_allows_no_more_is_not_the_addresses_fault(
+    method: ContactMethod, feishu: fakes.Feishu, clock: Clock, settings: Settings
+) -> None:
+    settings.ALERT_BOT_HOSTS = []
+    rows = [queued(method) for _ in range(5)]
+
+    for _ in rows:
+        run(clock)
+        clock.pass_(1)
+
+    method.refresh_from_db()
+    assert {row.state for row in Delivery.objects.all()} == {"failed"}
+    assert (method.state, method.failures, feishu.seen) == ("verified", 0, [])
+
+
+def test_what_the_other_side_repeats_of_address_and_secret_is_not_kept(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, token = "https://example.com/hooks/T0123456789?key=abcdef0123", "Bearer tok-0123456789"
+    method = method_of("webhook", address, token)
+    delivery = queued(method)
+    text = f"no such hook /hooks/T0123456789?key=abcdef0123 for tok-0123456789 ({address}); key abcdef01"
+    monkeypatch.setattr(
+        type(channels.of("webhook")), "send",
+        lambda *_args, **_values: Answer(Outcome.PERMANENT, 400, "400", text),
+    )  # fmt: skip
+
+    run(clock)
+
+    delivery.refresh_from_db()
+    method.refresh_from_db()
+    assert delivery.answer_text == "no such hook … for … (…); key …"
+    assert method.last_error == f"400 · {delivery.answer_text}"
+
+
 # --- who is not written to any more
 
 
@@ -338,6 +431,32 @@ def test_a_p0_does_not_wait_for_a_p2s_next_try(method: ContactMethod, feishu: fa
 
     assert Delivery.objects.get(pk=urgent.pk).state == "sent"
     assert Delivery.objects.get(pk=minor.pk).state == "queued"
+
+
+def claimed(clock: Clock, *, leaves_deaf: bool = False) -> ContactMethod | None:
+    claim = deliveries._next_claim(clock(), leaves_deaf=leaves_deaf)
+    return claim and claim.method
+
+
+def test_the_deaf_addresses_of_one_project_keep_no_other_project_waiting(clock: Clock) -> None:
+    deaf = [method_of("webhook", f"https://example.com/{number}") for number in range(3)]
+    for method in deaf:
+        queued(method)
+    other = builders.project("others")
+    prompt = method_of("webhook", "https://example.com/b", contact=builders.contact(project=other))
+    queued(prompt, policy=builders.notification_policy(project=other))
+
+    assert [claimed(clock) for _ in range(3)] == [deaf[0], prompt, deaf[1]]
+
+
+def test_addresses_that_did_not_answer_come_last_and_a_thread_leaves_them_alone(clock: Clock) -> None:
+    deaf, prompt, tried = (method_of("webhook", f"https://example.com/{number}") for number in range(3))
+    rows = [queued(method) for method in (tried, deaf, prompt)]
+    Delivery.objects.filter(pk=rows[0].pk).update(attempts=1)
+    ContactMethod.objects.filter(pk=deaf.pk).update(last_error="timeout · read")
+
+    assert [claimed(clock, leaves_deaf=True) for _ in range(3)] == [prompt, tried, None]
+    assert claimed(clock) == deaf
 
 
 # --- limits

@@ -15,7 +15,10 @@ def test_deaf_addresses_leave_threads_for_the_rest(monkeypatch: pytest.MonkeyPat
     go_on = threading.Event()
     at_work = threading.Semaphore(0)
 
-    def send_due(**_values: object) -> int:
+    leaving = []
+
+    def send_due(*, leaves_deaf: bool, **_values: object) -> int:
+        leaving.append(leaves_deaf)
         at_work.release()
         assert go_on.wait(DEADLINE)
         return 1
@@ -29,12 +32,15 @@ def test_deaf_addresses_leave_threads_for_the_rest(monkeypatch: pytest.MonkeyPat
 
     tasks.deliver()  # returns at once
     assert not at_work.acquire(blocking=False)
+    # One of them is for addresses that answer.
+    assert sorted(leaving) == [False, False, True]
 
     go_on.set()
     for thread in threads:
         thread.join(DEADLINE)
     tasks.deliver()
     assert at_work.acquire(blocking=False)
+    assert leaving[-1] is False
 
 
 def test_a_task_that_fails_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
