@@ -238,20 +238,35 @@ class Change:
 
 
 def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datetime) -> list[Change]:
-    """What changed from two hours before the event on: what came before it, the nearest first, then the rest; nine queries."""
+    """What changed from two hours before the event on: what came before it, the nearest first, then the rest.
+
+    Nine queries; nine more where so much changed that the latest alone would be from after its beginning.
+    """
     since, until = span(event, now=now)
-    asked = MonitoringFilters(now=now, from_=int(since.timestamp()), to=int(until.timestamp()) + 1)
-    found = [
-        (datetime.fromtimestamp(mark["at"], UTC), mark["kind"], mark["title"], mark["by"], mark["detail"], mark["url"])
-        for mark in marks.marks(endpoint, asked, shows_servers=is_staff)["marks"]
-    ]
     begun = event.pending_at or event.starts_at
+    found, are_all = _marked(endpoint, since, until, is_staff=is_staff, now=now)
+    if not are_all:
+        before, _are_all = _marked(endpoint, since, begun, is_staff=is_staff, now=now)
+        found = [each for each in before if each[0] <= begun] + [each for each in found if each[0] > begun]
     # What came last before it is the likeliest cause, so it is read first.
     found.sort(key=lambda each: (each[0] > begun, abs(each[0] - begun)))
     return [
         Change(at, _distance(at, begun), at <= begun, kind, title, by, detail, url)
         for at, kind, title, by, detail, url in found[:MOST_CHANGES]
     ]
+
+
+def _marked(
+    endpoint: Endpoint, since: datetime, until: datetime, *, is_staff: bool, now: datetime
+) -> tuple[list[tuple[datetime, str, str, str, str, str]], bool]:
+    """The latest marks of a time, and whether these are all."""
+    asked = MonitoringFilters(now=now, from_=int(since.timestamp()), to=int(until.timestamp()) + 1)
+    answer = marks.marks(endpoint, asked, shows_servers=is_staff)
+    found = [
+        (datetime.fromtimestamp(mark["at"], UTC), mark["kind"], mark["title"], mark["by"], mark["detail"], mark["url"])
+        for mark in answer["marks"]
+    ]
+    return found, not answer["note"]
 
 
 def _distance(at: datetime, begun: datetime) -> str:
