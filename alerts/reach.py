@@ -167,7 +167,8 @@ def sentence(reach: Reach) -> str:
         parts.append(_("The same people hear of its end."))
     else:
         parts.append(_("Of its end: %(who)s.") % {"who": _people(ending, "resolved_kinds")})
-    return " ".join(parts)
+    # A Chinese full stop is as wide as one with its space.
+    return " ".join(parts).replace("。 ", "。")
 
 
 def warning(reach: Reach) -> str:
