@@ -18,11 +18,10 @@ from tests.alerts import fakes
 from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
-# Which half of the quick part runs a test (`make test` only). What touches no database runs on SQLite and Valkey alone.
-# A second run on the other database says nothing new of these either; on PostgreSQL and redis-server alone: the gateway
-# and figures, and what is hardest on the machine there; on SQLite and Valkey alone: pages, which the browser's tests open
-# on PostgreSQL, and walks by chance, which are long.
-ON_POSTGRES = {"arkconsole", "audit", "common", "monitoring"}
+# Which half of the quick part runs a test (`make test` only). What touches no database runs on SQLite and Valkey alone, and
+# so do pages, which the browser's tests open on PostgreSQL, and walks by chance, which are long. The rest runs on PostgreSQL
+# and redis-server, the ledger on both: a second run on the other database says nothing new of most.
+ON_BOTH = {"metering"}
 ON_SQLITE_ALONE = {
     *("catalog", "iam", "pages", "test_contact_pages.py", "test_event_pages.py", "test_rule_pages.py"),
     *("test_contacts.py", "test_machine.py", "test_switch_machine.py", "test_verification.py"),
@@ -32,7 +31,7 @@ SERVERS = {"alertmanager", "postgres", "prometheus"}
 WITH_SERVERS = {"gateway", "test_alertmanager.py", "test_rules_in_prometheus.py", "test_tending.py"}
 DATABASE = {"db", "live_server", "transactional_db"}
 # Tests of the running product that share one, and go beside the rest of them.
-BESIDE = {"test_alerts.py", "test_quick_start_survives.py", "test_up.py"}
+BESIDE = {"sdk", "test_alerts.py", "test_quick_start_survives.py", "test_up.py"}
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -70,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             item.add_marker(pytest.mark.pure)
         if not needs_servers and (where & ON_SQLITE_ALONE or not touches_database):
             item.add_marker(pytest.mark.on_sqlite)
-        elif needs_servers or where & ON_POSTGRES:
+        elif needs_servers or not where & ON_BOTH:
             item.add_marker(pytest.mark.on_postgres)
     yield
     items.sort(key=_place)

@@ -224,6 +224,7 @@ class PostgresServer:
         options = {
             "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "", "fsync": "off",
             "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off",
+            "jit": "off", "max_parallel_workers_per_gather": "0",
         }  # fmt: skip
         self._held.release()
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
