@@ -24,7 +24,6 @@ setup-dev:
 
 test: setup-dev  ## lint, types, contracts, then all tests on real servers, a real browser, a real engine
 	@tools/debian.sh
-	@$(MAKE) --no-print-directory check
 	@tools/test.sh
 
 test-unit: setup-dev  ## what touches no database, in less than a minute: needs nothing but Python

@@ -24,7 +24,8 @@ from tests.stack import Stack
 ON_BOTH = {"metering"}
 ON_SQLITE_ALONE = {
     *("catalog", "iam", "pages", "test_contact_pages.py", "test_event_pages.py", "test_rule_pages.py"),
-    *("test_contacts.py", "test_machine.py", "test_switch_machine.py", "test_verification.py"),
+    *("test_contacts.py", "test_convergence.py", "test_exposition.py", "test_machine.py", "test_paging.py"),
+    *("test_switch_machine.py", "test_switch_tick.py", "test_verification.py"),
 }
 # Fixtures and files that want what is there in the PostgreSQL half only.
 SERVERS = {"alertmanager", "postgres", "prometheus"}

@@ -209,11 +209,14 @@ def test_from_one_press_on_a_phone_to_the_page_that_helps_at_night(
         assert fits(phone)
         assert serious(phone) == []
 
+    def opened() -> Page:
+        phone.goto(link, wait_until="networkidle")
+        return phone
+
     acknowledge_then_silence(phone)
     what_an_own_rule_would_do(open_page, endpoint)
-    # By now the curve has a point or two, a step of it being 15 seconds.
-    phone.goto(link)
-    wait_until(lambda: has_curve_and_threshold(phone, "#event-chart"), seconds=SECONDS, what="the curve is drawn")
+    # The curve has a point each 15 seconds, and is drawn with the page.
+    wait_until(lambda: has_curve_and_threshold(opened(), "#event-chart"), seconds=SECONDS, what="the curve is drawn")
     expect(phone.locator("#event-chart-note")).to_contain_text("highest")
 
     # Whoever presses again is shown the first group; with its rules goes what they watched.
