@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import psycopg
 import pytest
 import redis
@@ -274,11 +275,12 @@ class PostgresServer:
         return False
 
     def _signal_all(self, number: signal.Signals) -> None:
-        import psutil
-
         assert self._process is not None
-        for process in (*psutil.Process(self._process.pid).children(recursive=True), psutil.Process(self._process.pid)):
-            process.send_signal(number)
+        # Itself first, or it would begin another one behind our back; one that ends by itself meanwhile is no matter.
+        self._process.send_signal(number)
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
 
 def _postgres_bin() -> Path:
