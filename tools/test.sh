@@ -9,25 +9,25 @@ cd "$(dirname "$0")/.."
 QUICK="not stack and not browser and not quickstart"
 began=$(date +%s)
 reports=$(mktemp -d)
-test_run() { ${3:-} .venv/bin/python -m pytest -q -p no:cacheprovider --durations=10 -m "$1 and not pictures" >"$2" 2>&1; }
+test_run() { ${2:-} .venv/bin/python -m pytest -q -p no:cacheprovider --durations=10 -m "$1 and not pictures"; }
 quick() {
   nice make --no-print-directory check >"$reports/check" 2>&1
   checked=$?
-  test_run "$QUICK and not on_sqlite" "$reports/quick" nice && return "$checked"
+  test_run "$QUICK and not on_sqlite" nice >"$reports/quick" 2>&1 && return "$checked"
 }
 quick &
 quick=$!
-(export ARK_TEST_ON=sqlite && test_run "$QUICK and not on_postgres" "$reports/sqlite" nice) &
+(export ARK_TEST_ON=sqlite && test_run "$QUICK and not on_postgres" nice) >"$reports/sqlite" 2>&1 &
 sqlite=$!
-test_run "(stack or quickstart) and not browser and not beside" "$reports/product" &
+test_run "(stack or quickstart) and not browser and not beside" >"$reports/product" 2>&1 &
 product=$!
-test_run "beside and not browser" "$reports/beside" &
+test_run "beside and not browser" >"$reports/beside" 2>&1 &
 beside=$!
 trap 'kill "$quick" "$sqlite" "$product" "$beside" 2>/dev/null; rm -rf "$reports"' EXIT
 trap 'exit 130' INT TERM
 failed=""
 echo "Pages in the browser:"
-test_run "browser" /dev/stdout || failed="$failed browser"
+test_run "browser" || failed="$failed browser"
 wait "$product" || failed="$failed product"
 wait "$beside" || failed="$failed beside"
 wait "$quick" || failed="$failed check-or-quick"
