@@ -15,10 +15,18 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
-# A second run on the other database says nothing new of these. On PostgreSQL and redis-server alone: what reads no table
-# of ours. On SQLite and Valkey alone: pages, which the browser's tests open on PostgreSQL.
-ON_POSTGRES = {"gateway", "demo", "test_prometheus.py"}
-ON_SQLITE_ALONE = {"pages", "catalog", "iam"}
+# Which half of the quick part runs a test (`make test` only). What touches no database runs on SQLite and Valkey alone, and
+# so do pages, which the browser's tests open on PostgreSQL, and walks by chance, which are long. The rest runs on PostgreSQL
+# and redis-server, the ledger on both: a second run on the other database says nothing new of most.
+ON_BOTH = {"metering"}
+ON_SQLITE_ALONE = {
+    *("catalog", "iam", "pages", "test_convergence.py", "test_exposition.py", "test_machine.py", "test_paging.py"),
+    *("test_switch_machine.py", "test_switch_tick.py"),
+}
+# Fixtures and files that want what is there in the PostgreSQL half only.
+SERVERS = {"postgres", "prometheus"}
+WITH_SERVERS = {"gateway"}
+DATABASE = {"db", "live_server", "transactional_db"}
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -48,10 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
         where = {item.path.name, item.path.parent.name}
-        if where & ON_POSTGRES:
-            item.add_marker(pytest.mark.on_postgres)
-        elif where & ON_SQLITE_ALONE and "postgres" not in names and not item.get_closest_marker("skipif"):
+        needs_servers = SERVERS & {*names} or where & WITH_SERVERS or item.get_closest_marker("skipif")
+        touches_database = item.get_closest_marker("django_db") or DATABASE & {*names}
+        if not needs_servers and (where & ON_SQLITE_ALONE or not touches_database):
             item.add_marker(pytest.mark.on_sqlite)
+        elif needs_servers or not where & ON_BOTH:
+            item.add_marker(pytest.mark.on_postgres)
     yield
     items.sort(key=_place)
 
@@ -115,8 +125,9 @@ def stack(
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium without a screen."""
-    path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    """Debian's Chromium without a screen; the one that never had any costs a third of the other's processor time."""
+    names = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
     assert path, "Chromium is not installed: `make test` installs it"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)

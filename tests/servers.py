@@ -27,6 +27,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import psycopg
 import pytest
 import redis
@@ -186,6 +187,7 @@ class PostgresServer:
         options = {
             "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "", "fsync": "off",
             "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off",
+            "jit": "off", "max_parallel_workers_per_gather": "0",
         }  # fmt: skip
         self._held.release()
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
@@ -235,11 +237,12 @@ class PostgresServer:
         return False
 
     def _signal_all(self, number: signal.Signals) -> None:
-        import psutil
-
         assert self._process is not None
-        for process in (*psutil.Process(self._process.pid).children(recursive=True), psutil.Process(self._process.pid)):
-            process.send_signal(number)
+        # Itself first, or it would begin another one behind our back; one that ends by itself meanwhile is no matter.
+        self._process.send_signal(number)
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
 
 def _postgres_bin() -> Path:

@@ -1,35 +1,31 @@
 #!/bin/sh
-# All tests, in three lanes side by side, since most of them wait for something: pages in the browser; the running
-# product, whose processes are killed; the quick part, on PostgreSQL and redis-server and then on SQLite and the
-# embedded Valkey (what says the same on both: on one, see tests/conftest.py). Fails when any of them fails. What the browser's lane says is shown as it goes, the rest after it.
+# All tests, in lanes side by side, since most of them wait for something: pages in the browser; the running product, whose
+# processes are killed. What nobody waits for gets the time that these leave: the quick part on PostgreSQL and redis-server,
+# and what runs on SQLite and the embedded Valkey (which test runs on which: tests/conftest.py). Fails when any of them
+# fails. What the browser's lane says is shown as it goes, the rest after it.
 set -u
 cd "$(dirname "$0")/.."
 QUICK="not stack and not browser and not quickstart"
-test_run() { .venv/bin/python -m pytest -q -p no:cacheprovider --durations=10 -m "$1 and not pictures"; }
-quick_part() {
-  test_run "$QUICK and not on_sqlite"
-  code=$?
-  echo "Then, on SQLite and the embedded Valkey:"
-  ARK_TEST_ON=sqlite test_run "$QUICK and not on_postgres" && return "$code"
-}
 began=$(date +%s)
 reports=$(mktemp -d)
-quick_part >"$reports/quick" 2>&1 &
+test_run() { ${2:-} .venv/bin/python -m pytest -q -p no:cacheprovider --durations=10 -m "$1 and not pictures"; }
+test_run "$QUICK and not on_sqlite" nice >"$reports/quick" 2>&1 &
 quick=$!
+(export ARK_TEST_ON=sqlite && test_run "$QUICK and not on_postgres" nice) >"$reports/sqlite" 2>&1 &
+sqlite=$!
 test_run "(stack or quickstart) and not browser" >"$reports/product" 2>&1 &
 product=$!
-trap 'kill "$quick" "$product" 2>/dev/null; rm -rf "$reports"' EXIT
+trap 'kill "$quick" "$sqlite" "$product" 2>/dev/null; rm -rf "$reports"' EXIT
 trap 'exit 130' INT TERM
+failed=""
 echo "Pages in the browser:"
-test_run "browser"
-browser_code=$?
-wait "$product"
-product_code=$?
-wait "$quick"
-quick_code=$?
-echo "The running product:"
-cat "$reports/product"
-echo "The quick part, on PostgreSQL and redis-server:"
-cat "$reports/quick"
-echo "All of it took $(($(date +%s) - began)) s."
-[ "$browser_code" -eq 0 ] && [ "$product_code" -eq 0 ] && [ "$quick_code" -eq 0 ]
+test_run "browser" || failed="$failed browser"
+wait "$product" || failed="$failed product"
+wait "$quick" || failed="$failed quick"
+wait "$sqlite" || failed="$failed sqlite"
+for report in product quick sqlite; do
+  echo "=== $report"
+  cat "$reports/$report"
+done
+echo "All of it took $(($(date +%s) - began)) s.${failed:+ Failed:$failed}"
+[ -z "$failed" ]

@@ -258,6 +258,9 @@ def test_dragging_zooms_all_charts_the_address_says_it_and_back_and_links_work(o
     expect(page.locator("[name=range]")).to_have_value("1h")
     page.go_forward()
     expect(page).to_have_url(zoomed)
+    expect(page.locator("[name=range]")).to_have_value("own")
+    # A question that is given up for the next one has no answer to look at.
+    expect(page.locator("#monitoring [aria-busy=true]")).to_have_count(0)
     span = page.locator("#monitoring-span")
     page.evaluate("scrollTo(0, 0)")
     answer_of(page, "summary", lambda: page.locator("#monitoring-refresh").click())

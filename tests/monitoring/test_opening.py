@@ -214,7 +214,7 @@ def test_who_reads_by_a_configuration_of_their_own_needs_no_list_of_ours(fresh_r
 
 
 def test_redis_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(house_redis, "client", lambda: redis.Redis(port=1))
+    monkeypatch.setattr(house_redis, "client", lambda: redis.Redis.from_url("redis://127.0.0.1:1"))
     assert seen(asks()) == Trouble.REDIS_AWAY
     assert seen(asks("gateway", "console")) == Trouble.REDIS_AWAY
 

@@ -109,7 +109,7 @@ def test_an_unknown_list_is_an_error_so_that_prometheus_keeps_its_own(
     response = client.get(URL, headers=TOKEN)
     assert response.status_code == 503
     assert "no gateway worker" in response.content.decode()
-    monkeypatch.setattr(house_redis, "client", lambda: redis.Redis(port=1))
+    monkeypatch.setattr(house_redis, "client", lambda: redis.Redis.from_url("redis://127.0.0.1:1"))
     response = client.get(URL, headers=TOKEN)
     assert response.status_code == 503
     assert "Redis" in response.content.decode()

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
 LADDER = (10, 30, 50, 75, 100)
 HOLD_SECONDS = 3
-ROLL_BACKS = 12
+ROLL_BACKS = 6
 ROLL_BACKS_WITHOUT_REDIS = 3
 
 

@@ -59,7 +59,7 @@ class Traffic:
     url: str
     api_key: str
     endpoint_id: str
-    callers: int = 6
+    callers: int = 4
     output_tokens: int = 25
     has_users: bool = False
     seen: list[Seen] = field(default_factory=list)
