@@ -27,6 +27,8 @@ ON_SQLITE_ALONE = {
 SERVERS = {"postgres", "prometheus"}
 WITH_SERVERS = {"gateway"}
 DATABASE = {"db", "live_server", "transactional_db"}
+# Tests of the running product that share one, and go beside the rest of them.
+BESIDE = {"sdk", "test_quick_start_survives.py", "test_up.py"}
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -56,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
         where = {item.path.name, item.path.parent.name}
+        if where & BESIDE:
+            item.add_marker(pytest.mark.beside)
         needs_servers = SERVERS & {*names} or where & WITH_SERVERS or item.get_closest_marker("skipif")
         touches_database = item.get_closest_marker("django_db") or DATABASE & {*names}
         if not needs_servers and (where & ON_SQLITE_ALONE or not touches_database):
