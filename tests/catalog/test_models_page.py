@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from decimal import Decimal
 
@@ -145,15 +144,12 @@ def test_five_hundred_versions_cost_no_more_queries_than_one_and_stay_fast(membe
         for over in (0, 32_000)
     )  # fmt: skip
     with CaptureQueriesContext(connection) as many:
-        started = time.perf_counter()
         response = member.get("/models/")
-        seconds = time.perf_counter() - started
     assert response.status_code == 200
     # Of the frame's own queries some are asked once in a while only.
     assert [sql["sql"].count("catalog_") > 0 for sql in many].count(True) == 4
     assert [sql["sql"].count("catalog_") > 0 for sql in few].count(True) == 4
     assert len(many) <= 13
-    assert seconds < 0.5  # measured 0.06 s; the machine may be busy
     second = member.get(
         response.context["page"].next_cursor and f"/models/?cursor={response.context['page'].next_cursor}"
     )

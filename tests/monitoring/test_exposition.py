@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -81,17 +80,12 @@ def many(number: int) -> None:
     Endpoint.objects.bulk_create(builders.endpoint_row(project=project, version=version) for _each in range(number))
 
 
-def test_ten_thousand_endpoints_cost_as_many_queries_as_one_and_little_time() -> None:
+def test_ten_thousand_endpoints_cost_as_many_queries_as_one() -> None:
     many(10_000)
-    began = time.process_time()
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+    with CaptureQueriesContext(connection) as queries:
         text = exposition.render(now=NOW)
-    spent = time.process_time() - began
     assert len(queries) == 5
     assert text.count(b"\nark_endpoint_status{") == 40_000
-    assert spent < 3, f"{spent:.2f} s"  # a fifth of a second on an idle machine
 
 
 def test_it_is_rendered_once_for_many_who_ask() -> None:
