@@ -7,7 +7,7 @@ CODE := arkconsole monitoring gateway endpoints metering catalog iam audit commo
 CHECK_ENV := SECRET_KEY=only-for-checks-that-serve-nothing-0123456789-0123456789 \
   FIELD_ENCRYPTION_KEY=Y2hlY2tzIG9ubHksIG5vdCBhIHNlY3JldCwgMzJieXQ= DATABASE_URL=sqlite://:memory:
 
-.PHONY: help setup setup-dev run test test-unit test-engines check lint types contracts django sentences bench screenshots messages lock format clean
+.PHONY: help setup setup-dev run test test-unit test-quick test-engines check lint types contracts django sentences bench screenshots messages lock format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -27,7 +27,10 @@ test: setup-dev  ## lint, types, contracts, then all tests on real servers, a re
 	@$(MAKE) --no-print-directory check
 	@tools/test.sh
 
-test-unit: setup-dev  ## the quick part alone, on SQLite and the embedded Valkey: needs nothing but Python
+test-unit: setup-dev  ## what touches no database, in less than a minute: needs nothing but Python
+	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "pure and not stack and not browser and not quickstart"
+
+test-quick: setup-dev  ## all that can be tested on SQLite and the embedded Valkey: needs nothing but Python
 	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart and not on_postgres"
 
 test-engines: setup-dev  ## calls through a real inference engine (llama.cpp) with a model that the test writes

@@ -62,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             item.add_marker(pytest.mark.beside)
         needs_servers = SERVERS & {*names} or where & WITH_SERVERS or item.get_closest_marker("skipif")
         touches_database = item.get_closest_marker("django_db") or DATABASE & {*names}
+        if not needs_servers and not touches_database:
+            item.add_marker(pytest.mark.pure)
         if not needs_servers and (where & ON_SQLITE_ALONE or not touches_database):
             item.add_marker(pytest.mark.on_sqlite)
         elif needs_servers or not where & ON_BOTH:
