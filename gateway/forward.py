@@ -475,7 +475,7 @@ class Forwarder:
             tokens=facts.input_tokens + facts.output_tokens,
             event=self._events.encode(facts, route=route, version=call.version, key_id=_key_id(call), api=call.api),
         )
-        _count(facts, series)
+        count_call(facts, series)
 
     def _facts(self, call: Call, outcome: Outcome, status: int, code: str) -> CallFacts:
         usage = call.usage or _NO_USAGE  # a call that reached no server used nothing
@@ -510,7 +510,7 @@ class Forwarder:
         )
 
 
-def _count(event: CallFacts, series: Series) -> None:
+def count_call(event: CallFacts, series: Series) -> None:
     series.count(event.code, event.status)
     series.overrun_tokens += event.overrun_tokens
     if not (event.input_tokens or event.output_tokens):
@@ -526,12 +526,12 @@ def _count(event: CallFacts, series: Series) -> None:
         series.cache_hits += 1
     else:
         series.cache_misses += 1
-    seconds = event.duration_ms / 1000
-    series.duration[event.is_stream].observe(seconds)
+    series.duration[event.is_stream].observe(event.duration_ms / 1000)
     if event.first_token_ms is not None:
-        first = event.first_token_ms / 1000
-        per_token = (seconds - first) / (event.output_tokens - 1) if event.output_tokens > 1 else None
-        series.stream_times(first, per_token)
+        # Whole milliseconds are subtracted: a difference of fractions puts a token of just 10 ms above its bucket's bound.
+        rest = (event.duration_ms - event.first_token_ms) / 1000
+        per_token = rest / (event.output_tokens - 1) if event.output_tokens > 1 else None
+        series.stream_times(event.first_token_ms / 1000, per_token)
 
 
 def _key_id(call: Call) -> int:

@@ -121,7 +121,7 @@ def test_no_key_of_a_server_is_read_for_the_page(member: Client) -> None:
     assert not any("api_key" in query["sql"] for query in queries.captured_queries)
 
 
-def test_five_hundred_versions_cost_no_more_queries_than_one_and_stay_fast(member: Client) -> None:
+def test_five_hundred_versions_cost_no_more_queries_than_one(member: Client) -> None:
     working()
     with CaptureQueriesContext(connection) as few:
         member.get("/models/")

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import errors
 from gateway.exposition import Exposition, address, is_near, render
+from gateway.forward import count_call
 from gateway.metrics import (
     EXPECTED_MAX,
     HOLD_SECONDS,
@@ -24,6 +25,7 @@ from gateway.metrics import (
     labels_of,
     status_name,
 )
+from gateway.record import CallFacts
 from gateway.routes import Reader, RouteTable, SwitchRoute
 from tests.gateway.harness import GatewayProcess, Site
 from tests.gateway.scripted import ScriptedUpstream
@@ -199,6 +201,15 @@ def test_series_of_healthy_endpoints_start_at_zero_both_versions_of_a_switch_inc
     codes = {sample.labels["code"] for sample in families(text)["ark_api_proxy_request"].samples}
     assert {"Success", "RateLimitExceeded.EndpointRPMExceeded", "ServiceUnavailable"} <= codes
     assert samples(text, ark_endpoint="ep-1")["ark_api_proxy_request_duration_seconds_bucket le=0.1 stream=true"] == 0
+
+
+@pytest.mark.parametrize("first_token_ms", range(1, 60))
+def test_a_token_of_just_a_bucket_s_bound_is_in_that_bucket(first_token_ms: int) -> None:
+    """Whenever the first one came: 0.320 - 0.030 is a little more than 0.29."""
+    series = Metrics(Clock()).series(LABELS)
+    facts = CallFacts("1", 0, "success", 200, "Success", first_token_ms + 290, first_token_ms, True, 1, 0, 30)
+    count_call(facts, series)
+    assert series.per_token.counts[0] == 1
 
 
 def test_the_first_scrape_of_what_is_new_says_zero_and_the_second_all_of_it() -> None:

@@ -350,3 +350,6 @@ def test_a_page_of_a_hundred_thousand_keys_is_read_off_an_index(owner: User) -> 
         # The page is read off an index, in its order: nothing is sorted, and nothing is read in vain.
         assert "Index Scan" in plan, plan
         assert "Sort" not in plan, plan
+    with CaptureQueriesContext(connection) as asked:
+        assert client.get("/keys/?q=nothing+like+it").status_code == 200
+    assert len(asked) <= 10
