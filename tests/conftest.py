@@ -31,8 +31,8 @@ ON_SQLITE_ALONE = {
 SERVERS = {"alertmanager", "postgres", "prometheus"}
 WITH_SERVERS = {"gateway", "test_alertmanager.py", "test_rules_in_prometheus.py", "test_tending.py"}
 DATABASE = {"db", "live_server", "transactional_db"}
-# Tests of the running product that share one, and go beside the rest of them.
-BESIDE = {"sdk", "test_alerts.py", "test_quick_start_survives.py", "test_up.py"}
+# `make test` gives the running product and the browser lanes by folder (tools/test.sh), so that each lane imports its own.
+FOLDERS = {"browser": {"browser"}, "stack": {"browser", "engines", "sdk", "system"}, "quickstart": {"quickstart"}}
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -61,9 +61,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             item.add_marker(pytest.mark.stack)
         if "chromium" in names:
             item.add_marker(pytest.mark.browser)
+        if "home" in names:
+            item.add_marker(pytest.mark.quickstart)
         where = {item.path.name, item.path.parent.name}
-        if where & BESIDE and item.path.parent.name != "browser":
-            item.add_marker(pytest.mark.beside)
+        for marker, folders in FOLDERS.items():
+            if item.get_closest_marker(marker) and item.path.parent.name not in folders:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: a {marker} test belongs in tests/{' or tests/'.join(sorted(folders))}"
+                )
         needs_servers = SERVERS & {*names} or where & WITH_SERVERS or item.get_closest_marker("skipif")
         touches_database = item.get_closest_marker("django_db") or DATABASE & {*names}
         if not needs_servers and not touches_database:

@@ -6,32 +6,39 @@
 # is shown as it goes, the rest after it.
 set -u
 cd "$(dirname "$0")/.."
-QUICK="not stack and not browser and not quickstart"
+# Or each of some hundred processes would compile all of our modules anew.
+unset PYTHONDONTWRITEBYTECODE
 began=$(date +%s)
 reports=$(mktemp -d)
-test_run() { ${2:-} .venv/bin/python -m pytest -q -p no:cacheprovider --durations=10 -m "$1 and not pictures"; }
-quick() {
-  nice make --no-print-directory check >"$reports/check" 2>&1
-  checked=$?
-  test_run "$QUICK and not on_sqlite" nice >"$reports/quick" 2>&1 && return "$checked"
+pytest="-m pytest -q -p no:cacheprovider --durations=10"
+product="tests/engines tests/system --ignore=tests/system/test_alerts.py"
+beside="tests/quickstart tests/sdk tests/system/test_alerts.py"
+quick="tests --ignore=tests/browser --ignore=tests/engines --ignore=tests/quickstart --ignore=tests/sdk --ignore=tests/system"
+# Lists of words, all three.
+# shellcheck disable=SC2086
+{
+  (
+    nice make --no-print-directory check >"$reports/check" 2>&1
+    checked=$?
+    nice .venv/bin/python $pytest $quick -m "not on_sqlite" >"$reports/quick" 2>&1 && exit "$checked"
+  ) &
+  quick_pid=$!
+  ARK_TEST_ON=sqlite nice .venv/bin/python $pytest $quick -m "not on_postgres" >"$reports/sqlite" 2>&1 &
+  sqlite_pid=$!
+  .venv/bin/python $pytest $product >"$reports/product" 2>&1 &
+  product_pid=$!
+  .venv/bin/python $pytest $beside >"$reports/beside" 2>&1 &
+  beside_pid=$!
+  trap 'kill "$quick_pid" "$sqlite_pid" "$product_pid" "$beside_pid" 2>/dev/null; rm -rf "$reports"' EXIT
+  trap 'exit 130' INT TERM
+  failed=""
+  echo "Pages in the browser:"
+  .venv/bin/python $pytest tests/browser -m "not pictures" || failed="$failed browser"
 }
-quick &
-quick=$!
-(export ARK_TEST_ON=sqlite && test_run "$QUICK and not on_postgres" nice) >"$reports/sqlite" 2>&1 &
-sqlite=$!
-test_run "(stack or quickstart) and not browser and not beside" >"$reports/product" 2>&1 &
-product=$!
-test_run "beside and not browser" >"$reports/beside" 2>&1 &
-beside=$!
-trap 'kill "$quick" "$sqlite" "$product" "$beside" 2>/dev/null; rm -rf "$reports"' EXIT
-trap 'exit 130' INT TERM
-failed=""
-echo "Pages in the browser:"
-test_run "browser" || failed="$failed browser"
-wait "$product" || failed="$failed product"
-wait "$beside" || failed="$failed beside"
-wait "$quick" || failed="$failed check-or-quick"
-wait "$sqlite" || failed="$failed sqlite"
+wait "$product_pid" || failed="$failed product"
+wait "$beside_pid" || failed="$failed beside"
+wait "$quick_pid" || failed="$failed check-or-quick"
+wait "$sqlite_pid" || failed="$failed sqlite"
 for report in product beside quick sqlite check; do
   echo "=== $report"
   cat "$reports/$report"
