@@ -39,7 +39,7 @@ BROKEN = "Alertmanager no longer tells this console of alerts"
 PATIENCE = 120
 # The rule is scraped and evaluated every second, and nothing keeps it firing: the window lies over what a busy machine
 # leaves out, or one incident would be two.
-ERRORS = 'sum by (project, ark_endpoint) (increase(ark_api_proxy_request_total{http_status_code=~"5.."}[15s]))'
+ERRORS = 'sum by (project, ark_endpoint) (increase(ark_api_proxy_request_total{http_status_code=~"5.."}[30s]))'
 NEVER = "0 * sum by (project, ark_endpoint) (ark_api_proxy_request_total)"
 # What the other side of an address does to the first message, or ("!") to each.
 TROUBLES = {
