@@ -57,8 +57,8 @@ class Refused(Trouble):
 # --- its configuration -------------------------------------------------------------------------------------------------
 
 
-def plans() -> list[Plan]:
-    """Every level of every policy; one query."""
+def plans(policy_id: int | None = None) -> list[Plan]:
+    """Every level of every policy, or of one; one query."""
     methods = ContactMethod.objects.receiving().filter(
         contact__groups__policy_levels=OuterRef("pk"), contact__groups__deleted_at__isnull=True
     )
@@ -66,6 +66,8 @@ def plans() -> list[Plan]:
     rows = (
         PolicyLevel.objects.filter(policy__deleted_at__isnull=True).annotate(**by_kind).order_by("policy_id", "level")
     )
+    if policy_id is not None:
+        rows = rows.filter(policy_id=policy_id)
     return [
         Plan(
             row.policy_id,

@@ -58,7 +58,7 @@ def alertmanager(request: HttpRequest) -> HttpResponse:
         return _bad(error)
     try:
         told = notifications.receive(post, now=timezone.now())
-    except notifications.NotSilent as error:
+    except notifications.HeldBack as error:
         told = error.told
         nudges.nudge("alerts.tend")
         answer = _sentence(str(error), status=503)

@@ -18,7 +18,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 
-from alerts import events, silences
+from alerts import alertmanager, events, routing, silences
 from alerts.models import (
     AlertEvent,
     ContactMethod,
@@ -117,21 +117,23 @@ def _hash(value: Any) -> str:
 # --- what is posted --------------------------------------------------------------------------------------------------
 
 
-class NotSilent(Exception):
-    """Some of what Alertmanager tells of is silenced, and it does not know: it was not told yet, or has forgotten.
+class HeldBack(Exception):
+    """Some of what Alertmanager tells of is silenced, or something worse holds it back, and it does not know yet.
 
-    That is not passed on; the rest is, in `told`. Taken as heard it would never be told when the silence ends.
+    It was not told of the silence, or has forgotten it; or it was just started, and looked at a group before it had
+    read what inhibits it. That is not passed on; the rest is, in `told`. Taken as heard it would never be told when the
+    silence, or what is worse, ends.
     """
 
     def __init__(self, told: Notification | None) -> None:
-        super().__init__("Some of it is silenced: ask for the silences, then again.")
+        super().__init__("Some of it is silenced or inhibited: ask for the silences, then again.")
         self.told = told
 
 
 def receive(post: GroupPost, *, now: datetime) -> Notification | None:
     """Write down what is to be told of a group, if that is news; None where it is not, or nobody is to be told.
 
-    The rows are all there is to it: whoever sends finds them, whether or not he is nudged. Raises `NotSilent`.
+    The rows are all there is to it: whoever sends finds them, whether or not he is nudged. Raises `HeldBack`.
     """
     if any(report.is_watchdog for report in post.reports):
         if any(report.is_watchdog and report.is_firing(now) for report in post.reports):
@@ -145,19 +147,28 @@ def receive(post: GroupPost, *, now: datetime) -> Notification | None:
     if not found:
         return None
     lines = [(event, Status.FIRING if report.is_firing(now) else Status.RESOLVED) for event, report in found]
-    held = _held(lines, now)
+    held = _held(lines, int(policy_id), level, now)
     lines = [line for line in lines if line[0].pk not in held]
     told = tell(policy_id=int(policy_id), level=level, labels=post.labels, lines=lines, left_out=post.left_out, now=now)
     if held:
-        raise NotSilent(told)
+        raise HeldBack(told)
     return told
 
 
-def _held(lines: Sequence[tuple[AlertEvent, str]], now: datetime) -> set[int]:
-    """Which of them fire and are covered by a silence: ends are told whatever covers them."""
-    active = silences.active(now=now)
-    firing = [event for event, status in lines if status == Status.FIRING] if active else []
-    return {event.pk for event in firing if any(silences.covers(silence, event) for silence in active)}
+def _held(lines: Sequence[tuple[AlertEvent, str]], policy_id: int, level: str, now: datetime) -> set[int]:
+    """Which of them fire and are covered by a silence, or held back by what is worse: ends are told in any case."""
+    firing = [event for event, status in lines if status == Status.FIRING]
+    active = silences.active(now=now) if firing else []
+    held = {event.pk for event in firing if any(silences.covers(silence, event) for silence in active)}
+    firing = [event for event in firing if event.pk not in held]
+    may_hold = Q(level__lt=level) | Q(rule_key=routing.CAUSE)
+    worse = AlertEvent.objects.filter(may_hold, phase=Phase.FIRING, project_id__in={each.project_id for each in firing})
+    sources = list(worse.order_by().values_list("labels", flat=True)) if firing else []
+    if sources:
+        wanted = [event.labels for event in firing]
+        for inhibition in routing.inhibitions(alertmanager.plans(policy_id)):
+            held |= {firing[place].pk for place in inhibition.held_back(sources, wanted)}
+    return held
 
 
 def tell(

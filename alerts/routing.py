@@ -8,7 +8,7 @@ of any other, and Alertmanager, which names its groups by their route, goes on w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from alerts.models import Level, PolicyLevel
 from alerts.reports import WATCHDOG
 
 GroupBy = PolicyLevel.GroupBy
+Labels = Mapping[str, str]
 
 MAX_ALERTS = 1000
 """Alerts of one post: a group may have more, and says how many are left out."""
@@ -86,7 +87,7 @@ def config(plans: Iterable[Plan], *, hook_url: str, token_file: str) -> dict[str
                 ],
             },
         ],
-        "inhibit_rules": _inhibitions(ordered),
+        "inhibit_rules": [each.rule() for each in inhibitions(ordered)],
     }
 
 
@@ -129,36 +130,65 @@ def _route(matchers: list[str], group_by: list[str], timing: Timing) -> dict[str
     }
 
 
-def _inhibitions(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Inhibition:
+    """What holds back what while it fires: the values of some labels of either, and the labels that both have in common."""
+
+    source: Mapping[str, tuple[str, ...]]
+    target: Mapping[str, tuple[str, ...]]
+    equal: tuple[str, ...]
+
+    def rule(self) -> dict[str, Any]:
+        """As Alertmanager reads it. A label that both lack counts as equal."""
+        return {
+            "source_matchers": [_one_of(name, values) for name, values in self.source.items()],
+            "target_matchers": [_one_of(name, values) for name, values in self.target.items()],
+            "equal": list(self.equal),
+        }
+
+    def held_back(self, firing: Iterable[Labels], wanted: Sequence[Labels]) -> set[int]:
+        """The places of those `wanted` that something `firing` holds back, as Alertmanager would do it."""
+        common = {self._common(labels) for labels in firing if _fits(self.source, labels)}
+        return {
+            place
+            for place, labels in enumerate(wanted)
+            if _fits(self.target, labels) and self._common(labels) in common
+        }
+
+    def _common(self, labels: Labels) -> tuple[str, ...]:
+        return tuple(labels.get(name, "") for name in self.equal)
+
+
+def inhibitions(plans: Iterable[Plan]) -> list[Inhibition]:
     """Only what somebody is told of may hold back what others would be told of."""
-    told = {
-        level: sorted({plan.policy_id for plan in plans if plan.level == level and plan.is_told}) for level in Level
-    }
-    rules = []
-    for level, lower in ((Level.P0, "P1|P2"), (Level.P1, "P2")):
-        if told[level]:
-            rules.append(
-                {
-                    "source_matchers": [f'level="{level}"', _one_of("notify_policy", told[level])],
-                    "target_matchers": [f'level=~"{lower}"'],
-                    # A label that both lack counts as equal.
-                    "equal": ["notify_policy", "project", "ark_endpoint", "rule_id", *SERIES],
-                }
+    told: dict[str, set[int]] = {}
+    for plan in plans:
+        if plan.is_told:
+            told.setdefault(plan.level, set()).add(plan.policy_id)
+    made = []
+    for level, lower in ((Level.P0, ("P1", "P2")), (Level.P1, ("P2",))):
+        if level in told:
+            policies = tuple(map(str, sorted(told[level])))
+            made.append(
+                Inhibition(
+                    {"level": (level,), "notify_policy": policies},
+                    {"level": lower},
+                    ("notify_policy", "project", "ark_endpoint", "rule_id", *SERIES),
+                )
             )
-        if told[level]:
-            rules.append(
-                {
-                    "source_matchers": [
-                        f'alertname="{CAUSE}"',
-                        f'level="{level}"',
-                        _one_of("notify_policy", told[level]),
-                    ],
-                    "target_matchers": [_one_of("alertname", CONSEQUENCES)],
-                    "equal": ["notify_policy", "project", "ark_endpoint"],
-                }
+            made.append(
+                Inhibition(
+                    {"alertname": (CAUSE,), "level": (level,), "notify_policy": policies},
+                    {"alertname": CONSEQUENCES},
+                    ("notify_policy", "project", "ark_endpoint"),
+                )
             )
-    return rules
+    return made
 
 
-def _one_of(label: str, values: Iterable[Any]) -> str:
-    return f'{label}=~"{"|".join(str(value) for value in values)}"'
+def _fits(wanted: Mapping[str, tuple[str, ...]], labels: Labels) -> bool:
+    return all(labels.get(name, "") in values for name, values in wanted.items())
+
+
+def _one_of(name: str, values: Sequence[str]) -> str:
+    return f'{name}="{values[0]}"' if len(values) == 1 else f'{name}=~"{"|".join(values)}"'

@@ -231,20 +231,27 @@ def contact_group(*contacts: Contact, **values: Any) -> ContactGroup:
     return made
 
 
-def notification_policy(*groups: ContactGroup, level: str = "P1", **values: Any) -> NotificationPolicy:
-    """A policy that tells `groups` of one level by e-mail and webhook, firing and resolved; repeats each hour.
+LEVEL = {
+    "kinds": ["email", "webhook"], "resolved_kinds": ["email", "webhook"], "group_by": "rule", "wait_seconds": 30,
+    "interval_seconds": 60, "repeat_seconds": 3600,
+}  # fmt: skip
 
-    Columns of the level may be given: `kinds`, `resolved_kinds`, `group_by`, `wait_seconds`, `interval_seconds`,
-    `repeat_seconds`.
-    """
+
+def notification_policy(*groups: ContactGroup, level: str = "P1", **values: Any) -> NotificationPolicy:
+    """A policy that tells `groups` of one level; columns of the level (`LEVEL`) may be given."""
     values["project"] = values.get("project") or project("default")
-    plan = {"kinds": ["email", "webhook"], "resolved_kinds": ["email", "webhook"], "group_by": "rule",
-            "wait_seconds": 30, "interval_seconds": 60, "repeat_seconds": 3600}  # fmt: skip
-    plan |= {name: values.pop(name) for name in plan if name in values}
+    plan = {name: values.pop(name) for name in LEVEL if name in values}
     made = NotificationPolicy.objects.create(
         **{"name": f"policy{next(_numbers)}", "created_at": NOW, "updated_at": NOW, **values}
     )
-    PolicyLevel.objects.create(policy=made, level=level, **plan).groups.set(groups)
+    policy_level(made, *groups, level=level, **plan)
+    return made
+
+
+def policy_level(policy: NotificationPolicy, *groups: ContactGroup, level: str, **values: Any) -> PolicyLevel:
+    """The policy tells `groups` of `level` by e-mail and webhook, firing and resolved; repeats each hour."""
+    made = PolicyLevel.objects.create(policy=policy, level=level, **{**LEVEL, **values})
+    made.groups.set(groups)
     return made
 
 

@@ -458,6 +458,43 @@ def test_what_ended_before_anybody_heard_of_it_is_not_told(values: dict[str, boo
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("worse", "level"),
+    [({}, "P1"), ({"alertname": "abnormal", "rule_id": "9"}, "P1"), ({"alertname": "abnormal", "rule_id": "9"}, "P0")],
+)
+def test_what_is_inhibited_is_not_told_even_where_alertmanager_was_just_started(
+    worse: dict[str, str], level: str
+) -> None:
+    """It looks at old groups at once, before it has read what holds them back."""
+    people = builders.contact_group(builders.contact("webhook"))
+    policy = builders.notification_policy(people, level="P0")
+    builders.policy_level(policy, people, level="P1")
+    cause = {"level": "P0", "ark_endpoint": "ep-1", **worse}
+    events.record([report(ends=4, policy=policy, **cause)], now=NOW)
+    posted = group(report(policy=policy, level=level), report(policy=policy, level=level, ark_endpoint="ep-2"),
+                   policy=policy, level=level)  # fmt: skip
+
+    with pytest.raises(notifications.HeldBack) as raised:
+        receive(posted)
+    assert raised.value.told is not None
+    assert [event.endpoint_id for event in raised.value.told.events.all()] == ["ep-2"], "the others wait for nothing"
+    events.record([report(ends=1, is_over=True, policy=policy, **cause)], now=at(1))
+    told = receive(posted, 1)
+    assert told is not None
+    assert {event.endpoint_id for event in told.events.all()} == {"ep-1", "ep-2"}
+
+
+@pytest.mark.django_db
+def test_what_nobody_hears_of_holds_nothing_back() -> None:
+    people = builders.contact_group(builders.contact("webhook"))
+    policy = builders.notification_policy(people, level="P1")
+    builders.policy_level(policy, builders.contact_group(), level="P0")
+    events.record([report(ends=4, policy=policy, level="P0")], now=NOW)
+
+    assert receive(group(report(policy=policy), policy=policy)) is not None
+
+
+@pytest.mark.django_db
 def test_what_was_told_by_alertmanager_is_not_told_again(policy: NotificationPolicy) -> None:
     receive(group(report(policy=policy), policy=policy))
     receive(group(report(0, 10, is_over=True, policy=policy), policy=policy), 10.5)

@@ -67,11 +67,48 @@ def test_only_what_somebody_is_told_of_holds_others_back() -> None:
     )
     by_level, by_cause = told["inhibit_rules"]
 
-    assert by_level["source_matchers"] == ['level="P0"', 'notify_policy=~"1"']
+    assert by_level["source_matchers"] == ['level="P0"', 'notify_policy="1"']
     assert by_level["target_matchers"] == ['level=~"P1|P2"']
     assert {"project", "ark_endpoint", "rule_id", "notify_policy"} <= set(by_level["equal"])
     assert by_cause["source_matchers"][0] == 'alertname="abnormal"'
     assert by_cause["equal"] == ["notify_policy", "project", "ark_endpoint"]
+
+
+PLAN = Plan(1, "P0", "rule", DEFAULT_TIMINGS[Level.P0])
+WORSE = {
+    "notify_policy": "1",
+    "project": "default",
+    "ark_endpoint": "ep-1",
+    "rule_id": "7",
+    "level": "P0",
+    "alertname": "x",
+}
+
+
+@pytest.mark.parametrize(
+    ("worse", "other", "is_held"),
+    [
+        ({}, {"level": "P1"}, True),
+        ({}, {"level": "P2"}, True),
+        ({}, {}, False),
+        # Somebody else hears of it, it is of another rule, or of another series of the same one.
+        ({}, {"level": "P1", "notify_policy": "2"}, False),
+        ({"notify_policy": "2"}, {"level": "P1", "notify_policy": "2"}, False),
+        ({}, {"level": "P1", "rule_id": "8"}, False),
+        ({}, {"level": "P1", "ark_endpoint": "ep-2"}, False),
+        ({}, {"level": "P1", "api": "chat"}, False),
+        ({"api": "chat"}, {"level": "P1", "api": "chat"}, True),
+        # An abnormal endpoint makes others of any level and rule.
+        ({"alertname": "abnormal"}, {"alertname": "error_rate", "rule_id": "8"}, True),
+        ({"alertname": "abnormal"}, {"alertname": "error_rate", "rule_id": "8", "ark_endpoint": "ep-2"}, False),
+        ({"alertname": "abnormal"}, {"alertname": "tpm_headroom", "rule_id": "8"}, False),
+    ],
+)
+def test_what_holds_back_what(worse: dict[str, str], other: dict[str, str], is_held: bool) -> None:
+    firing, wanted = [WORSE | worse], [WORSE | other]
+    held = {place for each in routing.inhibitions([PLAN]) for place in each.held_back(firing, wanted)}
+
+    assert held == ({0} if is_held else set())
 
 
 def test_the_same_plans_in_another_order_are_the_same_text() -> None:
