@@ -69,15 +69,20 @@ class HeldPort:
 
 
 def wait_until(predicate: Callable[[], object], *, seconds: float = 30, what: str = "") -> object:
-    """Return the first true value of `predicate`; fail with `what` when there is none in time."""
-    deadline = time.monotonic() + seconds
+    """Return the first true value of `predicate`; fail with `what` when there is none in time.
+
+    It is asked the more rarely the longer it lasts, and the dearer it is: those who are waited for need the processor.
+    """
+    began = time.monotonic()
     while True:
+        asked = time.monotonic()
         value = predicate()
         if value:
             return value
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > began + seconds:
             raise AssertionError(f"not within {seconds:g} s: {what or predicate}")
-        time.sleep(0.05)
+        time.sleep(min(max(0.05, 0.1 * (now - began), 2 * (now - asked)), 1.0))
 
 
 def dying_with_us(*command: str, user: str = "") -> list[str]:

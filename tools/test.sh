@@ -1,9 +1,8 @@
 #!/bin/sh
 # Everything that judges the code, in lanes side by side, since most of it waits for something: pages in the browser; the
-# running product, whose processes are killed; beside it its starts, ends, callers and alerts. What nobody waits for gets the
-# time that these leave: the checks and the quick part on PostgreSQL and redis-server, and what runs on SQLite and the
-# embedded Valkey (which test runs on which: tests/conftest.py). Fails when any of them fails. What the browser's lane says
-# is shown as it goes, the rest after it.
+# running product, whose processes are killed; beside it its starts, ends, callers and alerts; what runs on SQLite and the
+# embedded Valkey. The checks and the quick part on PostgreSQL and redis-server get the time that these leave (which test runs
+# on which: tests/conftest.py). Fails when any of them fails. What the browser's lane says is shown as it goes, the rest after.
 set -u
 cd "$(dirname "$0")/.."
 # Or each of some hundred processes would compile all of our modules anew.
@@ -23,7 +22,7 @@ quick="tests --ignore=tests/browser --ignore=tests/engines --ignore=tests/quicks
     nice .venv/bin/python $pytest $quick -m "not on_sqlite" >"$reports/quick" 2>&1 && exit "$checked"
   ) &
   quick_pid=$!
-  ARK_TEST_ON=sqlite nice .venv/bin/python $pytest $quick -m "not on_postgres" >"$reports/sqlite" 2>&1 &
+  ARK_TEST_ON=sqlite .venv/bin/python $pytest $quick -m "not on_postgres" >"$reports/sqlite" 2>&1 &
   sqlite_pid=$!
   .venv/bin/python $pytest $product >"$reports/product" 2>&1 &
   product_pid=$!

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.accessibility import serious
 from tests.pages import Open, fits
@@ -49,15 +49,18 @@ def made(stack: Stack, chromium: Browser, admin_state: Path, monitoring_opens: N
 
     def is_read() -> bool:
         where = f"/endpoints/{found.endpoints['called']}/monitoring/groups"
-        # In steps as long as a phone's, longer than any other page here asks for: what these have, its steps have as well.
-        panels = {
-            **page.request.get(f"{where}/performance?range=1h&width=300").json()["panels"],
-            **page.request.get(f"{where}/errors?range=1h&width=300").json()["panels"],
-        }
-        return all(
-            any(value for one in panels[name]["series"] for value in one["values"])
-            for name in ("ttft", "duration", "errors_by_cause")
-        )
+        # In the steps of every screen here: of some the newest one may end before that of others.
+        for width in (300, 400, 800):
+            panels = {
+                **page.request.get(f"{where}/performance?range=1h&width={width}").json()["panels"],
+                **page.request.get(f"{where}/errors?range=1h&width={width}").json()["panels"],
+            }
+            if not all(
+                any(value for one in panels[name]["series"] for value in one["values"])
+                for name in ("ttft", "duration", "errors_by_cause")
+            ):
+                return False
+        return True
 
     stack.wait_until(is_read, seconds=90, what="Prometheus has read the calls")
     context.close()
@@ -135,9 +138,11 @@ def menu(page: Page, name: str, item: str) -> None:
 
 def answer_of(page: Page, group: str, do: Callable[[], object]) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """What the page is told of a group after `do`, and the query that it sent."""
-    with page.expect_response(lambda answer: f"/groups/{group}?" in answer.url, timeout=DRAWN_MS) as waiting:
+    # Not the first answer that begins: one that is given up for the next question never ends.
+    with page.expect_request_finished(lambda request: f"/groups/{group}?" in request.url, timeout=DRAWN_MS) as waiting:
         do()
-    response: Response = waiting.value
+    response = waiting.value.response()
+    assert response is not None
     answer: dict[str, Any] = response.json()
     return answer, parse_qs(urlsplit(response.url).query)
 
