@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.test import override_settings
@@ -36,6 +37,9 @@ FOLDERS = {"browser": {"browser"}, "stack": {"browser", "engines", "sdk", "syste
 # A busy machine may take long; what a test waits for comes all the same.
 PATIENCE_MS = 20_000
 expect.set_options(timeout=PATIENCE_MS)
+# No test asserts a time on the clock, no example of one either.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 ADMIN_PASSWORD = "a password for the test run alone"
 CHROMIUM_FLAGS = [
     "--no-sandbox",
