@@ -3,6 +3,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CODE := arkconsole alerts monitoring gateway endpoints metering catalog iam audit common demo tests bench tools manage.py
 
+# Or each process would compile all of its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Only so that checks can load the settings; a server never starts with these.
 CHECK_ENV := SECRET_KEY=only-for-checks-that-serve-nothing-0123456789-0123456789 \
   FIELD_ENCRYPTION_KEY=Y2hlY2tzIG9ubHksIG5vdCBhIHNlY3JldCwgMzJieXQ= DATABASE_URL=sqlite://:memory:

@@ -72,7 +72,9 @@ def make_venv():
 
 
 def pip_install(what, lock):
-    run(what, PYTHON, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes", "-r", lock)
+    # Most of the ten thousand modules are never imported; Python compiles the others when they are.
+    options = ("-qq", "--no-compile", "--disable-pip-version-check", "--require-hashes")
+    run(what, PYTHON, "-m", "pip", "install", *options, "-r", lock)
 
 
 def install_python(lock):

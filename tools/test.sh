@@ -1,43 +1,40 @@
 #!/bin/sh
-# Everything that judges the code, in three lanes side by side, since most of what takes long waits for something: pages in
-# the browser; the running product, whose processes are killed; its starts, ends, callers and alerts. The quick part, which
-# waits for nothing, follows in the lanes that end first: on SQLite and the embedded Valkey, on PostgreSQL and redis-server
-# (which test runs on which: tests/conftest.py). More at once made all of them slower. Fails when any part fails. What the
-# browser's lane says is shown as it goes, the rest after it.
+# Everything that judges the code, in lanes side by side, since most of what takes long waits for something: pages in the
+# browser; the running product, whose processes are killed; its starts, ends, callers and alerts, and when these are done
+# what runs on SQLite and the embedded Valkey. The checks and the quick part on PostgreSQL and redis-server get the time that
+# these leave (which test runs on which: tests/conftest.py); more at once makes all of them slower. Fails when any part fails.
+# What the browser's lane says is shown as it goes, the rest after it.
+# $pytest and $quick are lists of words.
+# shellcheck disable=SC2086
 set -u
 cd "$(dirname "$0")/.."
-# Or each of some hundred processes would compile all of our modules anew.
-unset PYTHONDONTWRITEBYTECODE
 began=$(date +%s)
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 trap 'trap "" TERM; kill 0; exit 130' INT TERM
 quick="tests --ignore=tests/browser --ignore=tests/engines --ignore=tests/quickstart --ignore=tests/sdk --ignore=tests/system"
-run() { .venv/bin/python -m pytest -q -p no:cacheprovider --durations=10 "$@"; }
+pytest="-m pytest -q -p no:cacheprovider --durations=10"
 part() {
   name=$1 started=$(date +%s)
   shift
   "$@" >"$reports/$name" 2>&1 || echo "$name" >>"$reports/failed"
   echo "$name took $(($(date +%s) - started)) s." >>"$reports/$name"
 }
-# $quick is a list of words.
-# shellcheck disable=SC2086
 {
-  part product run tests/engines tests/system --ignore=tests/system/test_alerts.py
-  export ARK_TEST_ON=sqlite
-  part sqlite run $quick -m "not on_postgres"
+  part check nice make --no-print-directory check
+  part quick nice .venv/bin/python $pytest $quick -m "not on_sqlite"
 } &
 one=$!
-# shellcheck disable=SC2086
 {
-  part outside run tests/quickstart tests/sdk tests/system/test_alerts.py
-  part check make --no-print-directory check
-  part quick run $quick -m "not on_sqlite"
+  part outside .venv/bin/python $pytest tests/quickstart tests/sdk tests/system/test_alerts.py
+  part sqlite env ARK_TEST_ON=sqlite .venv/bin/python $pytest $quick -m "not on_postgres"
 } &
 two=$!
+part product .venv/bin/python $pytest tests/engines tests/system --ignore=tests/system/test_alerts.py &
+three=$!
 echo "Pages in the browser:"
-run tests/browser -m "not pictures" || echo browser >>"$reports/failed"
-wait "$one" "$two"
+.venv/bin/python $pytest tests/browser -m "not pictures" || echo browser >>"$reports/failed"
+wait "$one" "$two" "$three"
 for name in product outside sqlite quick check; do
   echo "=== $name"
   cat "$reports/$name"
