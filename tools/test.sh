@@ -1,9 +1,9 @@
 #!/bin/sh
-# Everything that judges the code, in lanes side by side, since most of what takes long waits for something: pages in the
-# browser; the running product, whose processes are killed; its starts, ends, callers and alerts, and when these are done
-# what runs on SQLite and the embedded Valkey. The checks and the quick part on PostgreSQL and redis-server get the time that
-# these leave (which test runs on which: tests/conftest.py); more at once makes all of them slower. Fails when any part fails.
-# What the browser's lane says is shown as it goes, the rest after it.
+# Everything that judges the code, in three lanes side by side, since most of what takes long waits for something: pages in
+# the browser; the running product, whose processes are killed; its starts, ends, callers and alerts. What waits for nothing
+# follows in the lanes that end first, on PostgreSQL and redis-server, and on SQLite and the embedded Valkey (which test runs
+# on which: tests/conftest.py). More at once makes all of them slower. Fails when any part fails. What the browser's lane says
+# is shown as it goes, the rest after it.
 # $pytest and $quick are lists of words.
 # shellcheck disable=SC2086
 set -u
@@ -20,17 +20,17 @@ part() {
   "$@" >"$reports/$name" 2>&1 || echo "$name" >>"$reports/failed"
   echo "$name took $(($(date +%s) - started)) s." >>"$reports/$name"
 }
-{
-  part check nice make --no-print-directory check
-  part quick nice .venv/bin/python $pytest $quick -m "not on_sqlite"
-} &
+part check nice make --no-print-directory check &
 one=$!
 {
-  part outside .venv/bin/python $pytest tests/quickstart tests/sdk tests/system/test_alerts.py
+  part product .venv/bin/python $pytest tests/engines tests/system --ignore=tests/system/test_alerts.py
   part sqlite env ARK_TEST_ON=sqlite .venv/bin/python $pytest $quick -m "not on_postgres"
 } &
 two=$!
-part product .venv/bin/python $pytest tests/engines tests/system --ignore=tests/system/test_alerts.py &
+{
+  part outside .venv/bin/python $pytest tests/quickstart tests/sdk tests/system/test_alerts.py
+  part quick .venv/bin/python $pytest $quick -m "not on_sqlite"
+} &
 three=$!
 echo "Pages in the browser:"
 .venv/bin/python $pytest tests/browser -m "not pictures" || echo browser >>"$reports/failed"
