@@ -237,7 +237,15 @@ class Change:
     url: str
 
 
-def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datetime) -> list[Change]:
+@dataclass(frozen=True)
+class Changes:
+    """The changes nearest to the event's beginning; `has_more`: there were others."""
+
+    nearest: list[Change]
+    has_more: bool
+
+
+def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datetime) -> Changes:
     """What changed from two hours before the event on: what came before it, the nearest first, then the rest.
 
     Nine queries; nine more where so much changed that the latest alone would be from after its beginning.
@@ -250,10 +258,11 @@ def changes(event: AlertEvent, endpoint: Endpoint, *, is_staff: bool, now: datet
         found = [each for each in before if each[0] <= begun] + [each for each in found if each[0] > begun]
     # What came last before it is the likeliest cause, so it is read first.
     found.sort(key=lambda each: (each[0] > begun, abs(each[0] - begun)))
-    return [
+    nearest = [
         Change(at, _distance(at, begun), at <= begun, kind, title, by, detail, url)
         for at, kind, title, by, detail, url in found[:MOST_CHANGES]
     ]
+    return Changes(nearest, not are_all or len(found) > MOST_CHANGES)
 
 
 def _marked(
