@@ -25,8 +25,9 @@ setup-dev:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not on PATH." >&2; exit 1; }
 	@$(PYTHON) tools/setup.py --dev
 
-test:  ## lint, types, contracts, then all tests on real servers, a real browser, a real engine
-	@tools/debian.sh & debian=$$!; $(MAKE) --no-print-directory setup-dev && wait $$debian && tools/test.sh
+test:  ## lint, types, contracts, and all tests on real servers and a real browser
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not on PATH." >&2; exit 1; }
+	@tools/debian.sh & debian=$$!; $(PYTHON) tools/setup.py --dev; made=$$?; wait $$debian && [ $$made = 0 ] && tools/test.sh
 
 test-unit: setup-dev  ## what touches no database, in less than a minute: needs nothing but Python
 	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "pure and not stack and not browser and not quickstart"

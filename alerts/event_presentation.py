@@ -15,7 +15,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
-from alerts import actions, channels, event_queries, messages, notifications, silences, templates
+from alerts import actions, chain, channels, event_queries, messages, notifications, silences, templates
 from alerts.models import AlertEvent, Delivery, EventNote, Notification, Phase, Rule, Silence, SyncState
 from catalog.models import ModelServer
 from common.templatetags import ark
@@ -408,6 +408,9 @@ def _why_nobody(event: AlertEvent) -> str:
     if event.is_inhibited:
         return _("Nobody: a worse alert of the same cause speaks for it.")
     if event.is_open:
+        whole = chain.look(now=timezone.now())
+        if whole.where == chain.Break.NO_ALERTMANAGER:
+            return whole.sentence()
         return _("Nobody yet: the policy's first wait has not passed.")
     return _("Nobody: it was over before the policy's first wait had passed, or the policy tells nobody of this level.")
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q
 
 from alerts import incidents, reports, silences
 from alerts.incidents import UNSAID, Act, Change, Known
@@ -407,12 +407,17 @@ def mark(suppressed: Mapping[str, tuple[bool, bool]], *, now: datetime) -> int:
 
 
 def prune(*, now: datetime) -> int:
-    """Remove what ended 90 days ago, and what was sent before that, in short transactions; how many rows."""
+    """Remove events that ended 90 days ago, then older notifications of no other, in short transactions; how many rows.
+
+    A notification stays as long as an event that it speaks of: what was told is known from these alone, so that what
+    still fires would be told as news again.
+    """
     removed = 0
     until = now - KEPT_FOR
+    speaks = Notification.events.through._default_manager.filter(notification=OuterRef("pk"))
     rows: tuple[Any, ...] = (
         AlertEvent.objects.filter(phase=Phase.RESOLVED, ends_at__lt=until).order_by("ends_at"),
-        Notification.objects.filter(at__lt=until).order_by("at"),
+        Notification.objects.filter(~Exists(speaks), at__lt=until).order_by("at"),
     )
     for some in rows:
         for _chunk in range(MAX_CHUNKS):

@@ -60,7 +60,8 @@ def alertmanager(request: HttpRequest) -> HttpResponse:
         told = notifications.receive(post, now=timezone.now())
     except notifications.HeldBack as error:
         told = error.told
-        nudges.nudge("alerts.tend")
+        if error.is_silenced:
+            nudges.nudge("alerts.tend")
         answer = _sentence(str(error), status=503)
     else:
         answer = HttpResponse(status=200)

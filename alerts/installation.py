@@ -1,4 +1,4 @@
-"""Whether there is an Alertmanager here, and where rules can be written; why not, where not.
+"""Whether there is an Alertmanager here, and why not, where not.
 
 `manage.py up` notes the Alertmanager that it runs as it notes its Prometheus (`monitoring.installation`). Reads no
 tables: the process table and `prepare` ask here too.
@@ -6,7 +6,6 @@ tables: the process table and `prepare` ask here too.
 
 from __future__ import annotations
 
-import enum
 import os
 import shutil
 from dataclasses import dataclass
@@ -129,56 +128,6 @@ def _tool(named: str, name: str, folder: str) -> Path | None:
         return Path(found)
     kept = Path(settings.DATA_DIR, folder, "bin", name)
     return kept if os.access(kept, os.X_OK) else None
-
-
-class WhyFiles(enum.StrEnum):
-    """Why rules are not written to where Prometheus reads them."""
-
-    NO_PROMETHEUS = "no_prometheus"
-    NO_FOLDER = "no_folder"
-    NOT_WRITABLE = "not_writable"
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Where rules are written; `folder` is None where they are only offered as files."""
-
-    folder: Path | None
-    why: WhyFiles | None = None
-    detail: str = ""
-
-    @property
-    def reason(self) -> str:
-        """Why rules are not in force by themselves, in the reader's language; "" when they are."""
-        match self.why:
-            case WhyFiles.NO_PROMETHEUS:
-                return _("Rules are kept, and evaluated as soon as there is a Prometheus. %(detail)s") % {
-                    "detail": self.detail
-                }
-            case WhyFiles.NO_FOLDER:
-                return _(
-                    "The Prometheus of PROMETHEUS_URL reads rules from files that this console cannot write. Download them "
-                    "and put them there after each change, or name the folder in PROMETHEUS_RULES_DIR."
-                )
-            case WhyFiles.NOT_WRITABLE:
-                return _("Rules cannot be written to %(detail)s. The console needs to own that folder.") % {
-                    "detail": self.detail
-                }
-        return ""
-
-
-def rules() -> Rules:
-    """Where rules go now; asks only the file system."""
-    found = monitoring.look()
-    if not settings.PROMETHEUS_RULES_DIR:
-        return Rules(None, WhyFiles.NO_FOLDER)
-    folder = Path(settings.PROMETHEUS_RULES_DIR)
-    if found.state == Presence.OFF:
-        return Rules(None, WhyFiles.NO_PROMETHEUS, found.reason)
-    parent = folder if folder.exists() else folder.parent
-    if not os.access(parent, os.W_OK | os.X_OK):
-        return Rules(None, WhyFiles.NOT_WRITABLE, str(folder))
-    return Rules(folder)
 
 
 def server_flags(*, config_file: str, data_dir: str, listen: str, console_url: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 
-from alerts import alertmanager, events, routing, silences
+from alerts import alertmanager, events, installation, routing, silences
 from alerts.models import (
     AlertEvent,
     ContactMethod,
@@ -42,6 +42,10 @@ LOOKED_AT = 50
 """Notifications that are looked at for what was told already, however old: what fires may do so for weeks."""
 SHOWN = 100
 """Alerts of one notification that its payload holds; messages show far fewer, and say how many there are."""
+STALE = timedelta(minutes=3)
+"""Of what nobody has spoken for so long since its promise ran out it is not known that it fires: it holds nothing back."""
+TOGETHER = timedelta(minutes=1)
+"""What ended so shortly before another may have held it back to its end."""
 REACHED = Q(state=Delivery.State.SENT) | Q(state=Delivery.State.DIGESTED, digested_into__state=Delivery.State.SENT)
 """Deliveries that somebody has got: sent, or within a summary that was."""
 
@@ -125,9 +129,9 @@ class HeldBack(Exception):
     silence, or what is worse, ends.
     """
 
-    def __init__(self, told: Notification | None) -> None:
+    def __init__(self, told: Notification | None, *, is_silenced: bool) -> None:
         super().__init__("Some of it is silenced or inhibited: ask for the silences, then again.")
-        self.told = told
+        self.told, self.is_silenced = told, is_silenced
 
 
 def receive(post: GroupPost, *, now: datetime) -> Notification | None:
@@ -147,27 +151,56 @@ def receive(post: GroupPost, *, now: datetime) -> Notification | None:
     if not found:
         return None
     lines = [(event, Status.FIRING if report.is_firing(now) else Status.RESOLVED) for event, report in found]
-    held = _held(lines, int(policy_id), level, now)
+    held, is_silenced = _held(lines, int(policy_id), level, now)
     lines = [line for line in lines if line[0].pk not in held]
     told = tell(policy_id=int(policy_id), level=level, labels=post.labels, lines=lines, left_out=post.left_out, now=now)
     if held:
-        raise HeldBack(told)
+        raise HeldBack(told, is_silenced=is_silenced)
     return told
 
 
-def _held(lines: Sequence[tuple[AlertEvent, str]], policy_id: int, level: str, now: datetime) -> set[int]:
-    """Which of them fire and are covered by a silence, or held back by what is worse: ends are told in any case."""
+def _held(lines: Sequence[tuple[AlertEvent, str]], policy_id: int, level: str, now: datetime) -> tuple[set[int], bool]:
+    """Which of them fire and are covered by a silence, or held back by what is worse; whether any is silenced.
+
+    Ends are told in any case.
+    """
     firing = [event for event, status in lines if status == Status.FIRING]
     active = silences.active(now=now) if firing else []
-    held = {event.pk for event in firing if any(silences.covers(silence, event) for silence in active)}
-    firing = [event for event in firing if event.pk not in held]
-    may_hold = Q(level__lt=level) | Q(rule_key=routing.CAUSE)
-    worse = AlertEvent.objects.filter(may_hold, phase=Phase.FIRING, project_id__in={each.project_id for each in firing})
-    sources = list(worse.order_by().values_list("labels", flat=True)) if firing else []
-    if sources:
-        wanted = [event.labels for event in firing]
-        for inhibition in routing.inhibitions(alertmanager.plans(policy_id)):
-            held |= {firing[place].pk for place in inhibition.held_back(sources, wanted)}
+    silenced = {event.pk for event in firing if any(silences.covers(silence, event) for silence in active)}
+    others = [event for event in firing if event.pk not in silenced]
+    return silenced | _inhibited(others, policy_id, level, now), bool(silenced)
+
+
+def _inhibited(firing: Sequence[AlertEvent], policy_id: int, level: str, now: datetime) -> set[int]:
+    """Those that our configuration of Alertmanager has something worse hold back. One query where nothing worse fires.
+
+    Alertmanager tries again with what it saw at first. So what is over by now, and was held back when it ended, is
+    held back for good: its end is told to nobody either.
+    """
+    if not firing or installation.config_path() is None:
+        return set()
+    ended = [event.ends_at for event in firing if event.phase == Phase.RESOLVED and event.ends_at]
+    may_hold = Q(phase=Phase.FIRING, expires_at__gt=now - STALE)
+    if ended:
+        may_hold |= Q(phase=Phase.RESOLVED, ends_at__gt=min(ended) - TOGETHER)
+    worse = AlertEvent.objects.filter(
+        may_hold,
+        Q(level__lt=level) | Q(rule_key=routing.CAUSE),
+        project_id__in={event.project_id for event in firing},
+        labels__notify_policy=str(policy_id),
+    )
+    sources = list(worse.order_by().values_list("labels", "ends_at"))
+    if not sources:
+        return set()
+    by_end: dict[datetime | None, list[AlertEvent]] = {}
+    for event in firing:
+        by_end.setdefault(event.ends_at if event.phase == Phase.RESOLVED else None, []).append(event)
+    inhibitions = routing.inhibitions(alertmanager.plans(policy_id))
+    held = set()
+    for until, some in by_end.items():
+        alive = [labels for labels, end in sources if end is None or (until and end > until - TOGETHER)]
+        wanted = [event.labels for event in some]
+        held |= {some[place].pk for each in inhibitions for place in each.held_back(alive, wanted)}
     return held
 
 

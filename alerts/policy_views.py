@@ -228,6 +228,7 @@ def _heard(by_contact: dict[int, Contact], lines: dict[int, list[Any]]) -> dict[
     for level_id, contact_id in through.filter(contactgroup__contacts__in=by_contact):
         members.setdefault(level_id, set()).add(contact_id)
     policies_: dict[int, dict[str, Any]] = {}
+    cannot: set[str] = set()
     by_level: dict[str, dict[str, Any]] = {
         level: {"level": level, "kinds": set(), "policies": 0} for level in Level.values
     }
@@ -237,6 +238,8 @@ def _heard(by_contact: dict[int, Contact], lines: dict[int, list[Any]]) -> dict[
             kind for kind in MethodKind.values
             if kind in row.kinds and kind in usable and (kind != MethodKind.PHONE or row.level == Level.P0)
         ]  # fmt: skip
+        cannot |= {kind for kind in kinds if not channels.is_set_up(kind)}
+        kinds = [kind for kind in kinds if kind not in cannot]
         entry = policies_.setdefault(row.policy_id, {"policy": row.policy, "levels": dict.fromkeys(Level.values, "")})
         entry["levels"][row.level] = reach.kinds_in_words(kinds)
         if kinds:
@@ -254,6 +257,7 @@ def _heard(by_contact: dict[int, Contact], lines: dict[int, list[Any]]) -> dict[
             for pk, each in policies_.items()
         ],
         "levels": list(by_level.values()),
+        "missing": [channels.missing(kind) for kind in MethodKind.values if kind in cannot],
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alerts.metrics import METRICS
 from alerts.models import Level, PolicyLevel
 from alerts.reports import WATCHDOG
 
@@ -29,7 +30,7 @@ GROUP_LABELS: dict[str, tuple[str, ...]] = {
     GroupBy.POLICY: ("notify_policy", "level", "project"),
 }
 
-SERIES = ("api", "base_model", "ark_model", "code", "http_status_code", "server", "stream", "tier")
+SERIES = tuple(sorted({"server", "stream", "tier"}.union(*(metric.labels for metric in METRICS.values()))))
 """Labels that tell apart several series of one rule."""
 
 CAUSE = "abnormal"

@@ -123,8 +123,10 @@ def upgrade_preview(group: RuleGroup) -> list[Difference]:
     if newest is None:
         return []
     endpoint, rules = _endpoint_of(group), list(group.rules.all())
-    # A version that this release no longer knows is judged by what it made.
-    before = _items(old, endpoint) if old else [_as_stored(rule, newest) for rule in rules]
+    before = _items(old, endpoint) if old else []
+    known = {item.id for item in before}
+    # A version that this release no longer knows is judged by what it made, and so is what an earlier upgrade kept.
+    before += [_as_stored(rule, newest) for rule in rules if rule.key not in known]
     return templates.diff(before, _items(newest, endpoint), kept={rule.key: _kept_fields(rule) for rule in rules})
 
 
@@ -245,6 +247,7 @@ def update_template_group(
 def upgrade_groups(*, groups: Sequence[RuleGroup], by: Actor, now: datetime) -> list[RuleGroup]:
     """Bring groups to the newest version of their template; what people changed stays as they had it.
 
+    A rule that the newest version dropped stays as a whole where people changed anything of it.
     Each by itself; those that are at the newest version are left alone. Raises `NotAllowed` at the first that may not.
     """
     return [_upgrade(group, by=by, now=now) for group in groups]
@@ -259,9 +262,14 @@ def _upgrade(group: RuleGroup, *, by: Actor, now: datetime) -> RuleGroup:
             return stored
         items = _items(newest, _endpoint_of(stored))
         rows = {rule.key: rule for rule in stored.rules.all()}
-        for key in sorted(set(rows) - {item.id for item in items}):
-            noted.changed(**{key: (_told(rows[key]), None)})
-            rows[key].delete()
+        for position, key in enumerate(sorted(set(rows) - {item.id for item in items}), start=len(items)):
+            dropped = rows[key]
+            if dropped.changed:
+                dropped.position = position
+                dropped.save(update_fields=["position"])
+            else:
+                noted.changed(**{key: (_told(dropped), None)})
+                dropped.delete()
         for position, item in enumerate(items):
             rule = rows.get(item.id)
             if rule is None:

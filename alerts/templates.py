@@ -287,9 +287,9 @@ def newest(template_id: str) -> Template | None:
 
 def name_of(*, template_id: str, key: str, default: str) -> str:
     """A rule's name in the reader's language, where it came from a template."""
-    template = newest(template_id) if template_id else None
-    item = template.item(key) if template else None
-    return str(item.name) if item else default
+    # The latest that has it: an upgrade keeps a rule that people changed, also where the newest version dropped it.
+    items = (each.item(key) for each in reversed(VERSIONS) if each.id == template_id)
+    return next((str(item.name) for item in items if item), default)
 
 
 # --- what an upgrade changes -------------------------------------------------------------------------------------------
@@ -299,7 +299,10 @@ FIELDS = ("name", "expression", "comparator", "levels", "text", "unit")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that differs. `kind` is added, removed or changed; `is_kept`: a person changed it, so it stays."""
+    """One thing that differs. `kind` is added, removed, kept (instead of removed) or changed.
+
+    `is_kept`: a person changed it, so it stays.
+    """
 
     item_id: str
     name: Both
@@ -315,7 +318,11 @@ def diff(
 ) -> list[Difference]:
     """What going from `old` to `new` changes, rule by rule; `kept` names the fields of a rule that people changed."""
     before, after = {item.id: item for item in old}, {item.id: item for item in new}
-    found = [Difference(item.id, item.name, "removed") for item in old if item.id not in after]
+    found = []
+    for item in old:
+        if item.id not in after:
+            is_kept = bool((kept or {}).get(item.id))
+            found.append(Difference(item.id, item.name, "kept" if is_kept else "removed", is_kept=is_kept))
     for item in new:
         was = before.get(item.id)
         if was is None:

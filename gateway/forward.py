@@ -528,9 +528,9 @@ def count_call(event: CallFacts, series: Series) -> None:
         series.cache_misses += 1
     series.duration[event.is_stream].observe(event.duration_ms / 1000)
     if event.first_token_ms is not None:
-        # Whole milliseconds are subtracted: a difference of fractions puts a token of just 10 ms above its bucket's bound.
-        rest = (event.duration_ms - event.first_token_ms) / 1000
-        per_token = rest / (event.output_tokens - 1) if event.output_tokens > 1 else None
+        # Whole milliseconds as long as they are whole: fractions put a token of just 10 ms above its bucket's bound.
+        rest_ms, further = event.duration_ms - event.first_token_ms, event.output_tokens - 1
+        per_token = rest_ms / further / 1000 if further > 0 else None
         series.stream_times(event.first_token_ms / 1000, per_token)
 
 

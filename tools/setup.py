@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+DEV_LOCK = "requirements-dev.txt"
 NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 
 
@@ -72,15 +73,17 @@ def make_venv():
 
 
 def pip_install(what, lock):
-    # Most of the ten thousand modules are never imported; Python compiles the others when they are.
-    options = ("-qq", "--no-compile", "--disable-pip-version-check", "--require-hashes")
-    run(what, PYTHON, "-m", "pip", "install", *options, "-r", lock)
+    options = ["-qq", "--disable-pip-version-check", "--require-hashes", "-r", lock]
+    if lock == DEV_LOCK:
+        # Most of these ten thousand modules are never imported; Python compiles the others when they are.
+        options.append("--no-compile")
+    run(what, PYTHON, "-m", "pip", "install", *options)
 
 
 def install_python(lock):
     stamp, mark = VENV / ".installed", fingerprint(lock)
     # The development lock holds the runtime's pins too: an environment made for tests serves for running.
-    if is_done(stamp, mark) or (lock == "requirements.txt" and is_done(stamp, fingerprint("requirements-dev.txt"))):
+    if is_done(stamp, mark) or (lock == "requirements.txt" and is_done(stamp, fingerprint(DEV_LOCK))):
         return
     pip_install(f"Installing Python packages ({lock})", lock)
     stamp.write_text(mark)
@@ -120,7 +123,7 @@ def collect_static():
 def main():
     choose_python()
     make_venv()
-    install_python("requirements-dev.txt" if "--dev" in sys.argv else "requirements.txt")
+    install_python(DEV_LOCK if "--dev" in sys.argv else "requirements.txt")
     install_frontend()
     compile_translations()
     collect_static()

@@ -77,6 +77,11 @@ class Email:
             status, text = next(iter(error.recipients.values()), (550, b""))
             return answer(_of_recipient(status, _text(text)), status, text=_text(text))
         except smtplib.SMTPSenderRefused as error:
+            # All that is answered to MAIL FROM: greylisting and a full disk (4xx) and too long a mail (552) as well.
+            if error.smtp_code < 500:
+                return answer(Outcome.RETRY, error.smtp_code, text=_text(error.smtp_error))
+            if error.smtp_code == 552:
+                return answer(Outcome.PERMANENT, error.smtp_code, text=_text(error.smtp_error))
             return answer(Outcome.OURS, error.smtp_code, "mail_sender", _text(error.smtp_error))
         except smtplib.SMTPResponseException as error:
             outcome = Outcome.RETRY if error.smtp_code < 500 else Outcome.PERMANENT

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import http.server
 import json
+import re
 import socketserver
 import threading
 import time
@@ -65,6 +66,7 @@ class Service:
 
     now: Clock = time.time
     per_minute: int = 1_000_000
+    per_second: int = 1_000_000
     retry_after: int = 30
     seen: list[Request] = field(default_factory=list)
     taken: list[Request] = field(default_factory=list)
@@ -154,7 +156,8 @@ class Service:
     def _too_many(self) -> Reply | None:
         at = self.now()
         self._times = [one for one in self._times if one > at - 60]
-        if len(self._times) >= self.per_minute:
+        just_now = sum(one > at - 1 for one in self._times)
+        if len(self._times) >= self.per_minute or just_now >= self.per_second:
             return self._rate_limited()
         self._times.append(at)
         return None
@@ -182,7 +185,7 @@ class Service:
         return 204, b"", {}
 
     def _rate_limited(self) -> Reply:
-        return 429, b"", {"Retry-After": "60"}
+        return 429, b"slow down", {"Retry-After": str(self.retry_after)}
 
     def _of_code(self, code: str) -> Reply:
         raise NotImplementedError(code)
@@ -190,11 +193,12 @@ class Service:
 
 @dataclass
 class Feishu(Service):
-    """A custom bot: signature and time in the body, a card that is one, 20 KB, 100 a minute."""
+    """A custom bot: signature and time in the body, a card that is one, 20 KB, 100 a minute and 5 a second."""
 
     secret: str = ""
     keyword: str = ""
     per_minute: int = 100
+    per_second: int = 5
     path = "/open-apis/bot/v2/hook/f1a9c3d2-7b64-4c1e-9a55-0d2e8b7c6f21"
 
     def _refuse(self, request: Request) -> Reply | None:
@@ -299,12 +303,16 @@ class WeCom(Service):
 
 @dataclass
 class Webhook(Service):
-    """A program that checks our signature and that the message is fresh."""
+    """A program that checks our signature and that the message is fresh; 1 MiB, 6,000 a minute."""
 
     secret: str = ""
+    per_minute: int = 6_000
+    max_body: int = 1024 * 1024
     path = "/alerts/incoming/4f9d2c7a"
 
     def _refuse(self, request: Request) -> Reply | None:
+        if len(request.body) > self.max_body:
+            return 413, b"too large", {}
         if self.secret.startswith("Bearer "):
             return None if request.headers.get("authorization") == self.secret else (401, b"who are you", {})
         if self.secret:
@@ -396,11 +404,15 @@ class Twilio(Service):
 
 
 class Smtp:
-    """A mail server that keeps what it takes. `refuse` maps a stage (MAIL, RCPT, DATA, BYE) to what it answers there."""
+    """A mail server that keeps what it takes: mails that are whole, of `max_size` bytes at most.
 
-    def __init__(self) -> None:
+    `refuse` maps a stage (HELLO, MAIL, RCPT, DATA, END) to what it answers there.
+    """
+
+    def __init__(self, *, max_size: int = 10 * 1024 * 1024) -> None:
         self.mails: list[EmailMessage] = []
         self.refuse: dict[str, str] = {}
+        self.max_size = max_size
         self.hangs_up_after_data = False
         sink = self
 
@@ -420,15 +432,15 @@ class Smtp:
                     verb = line[:4].decode().upper()
                     if verb == "DATA" and "DATA" not in sink.refuse:
                         self._say("354 go on")
-                        sink._keep(self.rfile)
+                        refusal = sink._take(self.rfile)
                         if sink.hangs_up_after_data:
                             return
-                        self._say(sink.refuse.get("END", "250 taken"))
+                        self._say(refusal or "250 taken")
                     elif verb == "QUIT":
                         self._say("221 bye")
                         return
                     else:
-                        self._say(sink.refuse.get(verb, "250 fine"))
+                        self._say(sink.refuse.get(verb) or sink._answer(verb, line))
 
         class Server(socketserver.ThreadingTCPServer):
             daemon_threads = True
@@ -450,12 +462,34 @@ class Smtp:
         self._server.server_close()
         self._thread.join()
 
-    def _keep(self, stream: Any) -> None:
+    def _answer(self, verb: str, line: bytes) -> str:
+        if verb == "EHLO":
+            return f"250-fake\r\n250 SIZE {self.max_size}"
+        announced = re.search(rb"\bSIZE=(\d+)", line, re.IGNORECASE) if verb == "MAIL" else None
+        if announced and int(announced[1]) > self.max_size:
+            return "552 5.3.4 message size exceeds fixed maximum message size"
+        return "250 fine"
+
+    def _take(self, stream: Any) -> str:
+        """Read a mail and keep it, or say why not."""
         lines = []
         while (line := stream.readline()) not in {b".\r\n", b""}:
             lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
-        mail = message_from_bytes(b"".join(lines), _class=EmailMessage, policy=policy.default)
-        self.mails.append(mail)
+        content = b"".join(lines)
+        mail = message_from_bytes(content, _class=EmailMessage, policy=policy.default)
+        refusal = self.refuse.get("END") or self._fault(content, mail)
+        if not refusal:
+            self.mails.append(mail)
+        return refusal
+
+    def _fault(self, content: bytes, mail: EmailMessage) -> str:
+        if len(content) > self.max_size:
+            return "552 5.3.4 too much mail data"
+        missing = [name for name in ("Message-ID", "Date", "From", "To") if not mail[name]]
+        if missing:
+            return f"550 5.6.0 no {', '.join(missing)}"
+        # A part without headers counts as false.
+        return "550 5.6.0 no text part" if mail.get_body(("plain",)) is None else ""
 
 
 @contextmanager

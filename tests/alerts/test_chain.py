@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import smtplib
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core import mail
-from django.utils import translation
+from django.utils import timezone, translation
 
-from alerts import chain, events
+from alerts import chain, event_presentation, events, installation
 from alerts.chain import Break, Heard
 from alerts.models import Pulse
 from arkconsole import health
+from monitoring import installation as monitoring
+from monitoring.installation import Installation, Presence, WhyOff
 from tests import builders
 from tests.builders import NOW
 
@@ -22,7 +26,13 @@ ALL = (events.POSTED, events.WATCHED, events.TOLD)
 
 
 def judged(
-    *, has_alertmanager: bool = True, wanted: float | None = -600, config: str = "", **ages: float | None
+    *,
+    has_alertmanager: bool = True,
+    has_policy: bool = True,
+    coming: float | None = None,
+    wanted: float | None = -600,
+    config: str = "",
+    **ages: float | None,
 ) -> Break:
     """`ages` in minutes: posted, watched, told; all fresh when not named, never heard when None."""
     named = {"posted": events.POSTED, "watched": events.WATCHED, "told": events.TOLD}
@@ -34,7 +44,14 @@ def judged(
     if config:
         heard["alertmanager.config"] = Heard(NOW, NOW - 5 * MINUTE, config)
     since = None if wanted is None else NOW + wanted * MINUTE
-    return chain.judge(heard, is_wanted_since=since, has_alertmanager=has_alertmanager, now=NOW).where
+    return chain.judge(
+        heard,
+        is_wanted_since=since,
+        has_policy=has_policy,
+        has_alertmanager=has_alertmanager,
+        coming_since=None if coming is None else NOW + coming * MINUTE,
+        now=NOW,
+    ).where
 
 
 @pytest.mark.parametrize(
@@ -46,7 +63,18 @@ def judged(
         ({"watched": 5}, Break.WATCHDOG),
         ({"told": 5}, Break.ALERTMANAGER),
         ({"told": None}, Break.ALERTMANAGER),
-        ({"told": None, "has_alertmanager": False}, Break.NONE),
+        # None at all: wrong where somebody expects to be told.
+        ({"told": None, "has_alertmanager": False}, Break.NO_ALERTMANAGER),
+        ({"told": None, "has_alertmanager": False, "has_policy": False}, Break.NONE),
+        ({"told": None, "has_alertmanager": False, "posted": None}, Break.PROMETHEUS),
+        ({"told": None, "has_alertmanager": False, "wanted": -3}, Break.NONE),
+        # It was there a moment ago, or somebody's own tells us without being named here.
+        ({"told": 3, "has_alertmanager": False}, Break.NONE),
+        ({"told": None, "has_alertmanager": False, "coming": -3}, Break.NONE),
+        ({"told": None, "has_alertmanager": False, "coming": -5}, Break.NO_ALERTMANAGER),
+        ({"told": 60, "coming": -3}, Break.ALERTMANAGER),
+        # Rules without a policy do not hide that the one that is there is silent.
+        ({"told": 5, "has_policy": False}, Break.ALERTMANAGER),
         ({"config": "bad matcher"}, Break.CONFIG),
         ({"posted": 3.9, "watched": 3.9, "told": 3.9}, Break.NONE),
         # The clock was set back, or is about to be.
@@ -97,6 +125,63 @@ def test_the_admins_are_mailed_once_when_it_breaks_and_once_when_it_is_whole(set
     chain.tell_admins(now=at + 8 * MINUTE)
     assert len(mail.outbox) == 2
     assert "whole again" in mail.outbox[1].subject
+
+
+def note(folder: Path, found: Installation, *, at: datetime) -> None:
+    """As `up` does."""
+    path = folder / installation.NOTE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(monitoring.note(found), encoding="utf-8")
+    os.utime(path, (at.timestamp(), at.timestamp()))
+
+
+@pytest.mark.django_db
+def test_where_there_is_no_alertmanager_everybody_who_expects_to_be_told_learns_why(
+    settings: Any, tmp_path: Path
+) -> None:
+    settings.EMAIL_URL, settings.LANGUAGE_CODE = "smtp://localhost", "en"
+    settings.DATA_DIR, settings.ALERTMANAGER_URL = tmp_path, ""
+    builders.user(is_superuser=True, email="admin@example.com")
+    group = builders.rule_group()
+    at = NOW + 60 * MINUTE
+    failed = Installation(Presence.OFF, why=WhyOff.DOWNLOAD, detail="no network")
+    note(tmp_path, failed, at=at)
+    hear(at, events.POSTED, events.WATCHED)
+    assert not chain.tell_admins(now=at)
+
+    group.policy = builders.notification_policy()
+    group.save()
+    at += MINUTE
+    assert chain.tell_admins(now=at)
+    with translation.override("en"):
+        degraded = health.Watch(remember_seconds=0).look(now=at)
+        assert "alerts" in degraded.names()
+        said = degraded.alerts.sentence()
+    assert "Nobody is told of alerts" in said
+    assert "no network" in said
+    assert said in mail.outbox[0].body
+
+    # The next start tries again: that is no news, until it tells or has failed again.
+    at += 10 * MINUTE
+    hear(at, events.POSTED, events.WATCHED)
+    note(tmp_path, Installation(Presence.GETTING, url="http://127.0.0.1:1"), at=at)
+    assert not chain.look(now=at).is_broken
+    assert not chain.tell_admins(now=at)
+    note(tmp_path, Installation(Presence.ON, url="http://127.0.0.1:1"), at=at + MINUTE)
+    assert not chain.tell_admins(now=at + MINUTE)
+    hear(at + MINUTE, events.TOLD)
+    assert chain.tell_admins(now=at + MINUTE)
+    assert "whole again" in mail.outbox[1].subject
+
+
+@pytest.mark.django_db
+def test_an_event_says_that_nobody_is_told_without_an_alertmanager(settings: Any, tmp_path: Path) -> None:
+    settings.DATA_DIR, settings.ALERTMANAGER_URL = tmp_path, ""
+    builders.rule_group(policy=builders.notification_policy())
+    hear(timezone.now(), events.POSTED, events.WATCHED)
+    with translation.override("en"):
+        told = event_presentation.told(builders.alert_event(has_policy=True))
+    assert "no Alertmanager is known here" in told.nobody
 
 
 class Deaf:

@@ -527,7 +527,8 @@ def test_testing_a_policy_lists_whom_it_writes_to_and_each_answers(owner: User) 
 # --- on call
 
 
-def test_what_would_reach_me_follows_my_accounts_mail_and_verified_addresses(owner: User) -> None:
+def test_what_would_reach_me_follows_my_accounts_mail_and_verified_addresses(owner: User, settings: Settings) -> None:
+    settings.ALERT_PHONE_PROVIDER = "webhook"
     owner.email = "Li.Wei@Example.com"
     owner.save()
     by = builders.actor(builders.user(is_superuser=True))
@@ -546,6 +547,23 @@ def test_what_would_reach_me_follows_my_accounts_mail_and_verified_addresses(own
     assert "By phone" in page
     assert page.count("Nothing reaches me") == 2
     assert "Nights" in page
+
+
+def test_what_this_installation_cannot_send_does_not_reach_me_and_the_reason_is_said(
+    owner: User, settings: Settings
+) -> None:
+    settings.ALERT_PHONE_PROVIDER = ""
+    me = builders.contact("phone", "email", created_by_name="owner")
+    builders.notification_policy(builders.contact_group(me), level="P0", kinds=["phone", "email"])
+
+    page = page_of(signed_in(owner), "/alerts/me")
+    assert "By e-mail" in page
+    assert "No phone provider is configured" in page
+
+    settings.ALERT_PHONE_PROVIDER = "webhook"
+    page = page_of(signed_in(owner), "/alerts/me")
+    assert "By phone and e-mail" in page or "By e-mail and phone" in page
+    assert "No phone provider" not in page
 
 
 def test_without_such_an_address_the_contacts_that_i_made_stand_for_me(owner: User) -> None:

@@ -76,6 +76,8 @@ def test_a_mail_has_text_and_html_a_thread_and_a_way_out(smtp: fakes.Smtp) -> No
         ("RCPT", "552 mailbox full", Outcome.PERMANENT, "552"),
         ("RCPT", "451 greylisted, come again", Outcome.RETRY, "451"),
         ("MAIL", "553 this sender may not", Outcome.OURS, "mail_sender"),
+        ("MAIL", "451 4.7.1 greylisted, come again", Outcome.RETRY, "451"),
+        ("MAIL", "552 5.3.4 too long", Outcome.PERMANENT, "552"),
         ("DATA", "554 looks like spam", Outcome.PERMANENT, "554"),
         ("END", "452 out of disk", Outcome.RETRY, "452"),
         ("HELLO", "421 too busy", Outcome.RETRY, "421"),

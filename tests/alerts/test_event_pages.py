@@ -889,7 +889,7 @@ def test_however_much_changes_afterwards_what_came_before_is_there(
     page = words(text(browser, event.get_absolute_url()))
     assert "8 min before A model server stopped answering Nothing listens there" in page
     assert page.count("A model server answers again") == event_presentation.MOST_CHANGES - 1
-    assert f"Only the {event_presentation.MOST_CHANGES} changes nearest to its beginning; there were more." in page
+    assert f"Only {event_presentation.MOST_CHANGES} changes, those before its beginning first; there were more." in page
 
 
 def test_the_span_of_changes_ends_with_the_event() -> None:

@@ -11,7 +11,7 @@ from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 
 from alerts import events, reports
-from alerts.models import AlertEvent, EventNote, Pulse
+from alerts.models import AlertEvent, EventNote, Notification, Pulse
 from alerts.reports import Report
 from tests import builders
 from tests.builders import NOW
@@ -264,6 +264,30 @@ def test_events_are_kept_for_ninety_days_after_their_end() -> None:
     events.prune(now=at(6) + timedelta(days=90))
 
     assert set(AlertEvent.objects.all()) == {kept, long}
+
+
+def test_what_was_sent_is_kept_as_long_as_an_event_that_it_speaks_of() -> None:
+    over = builders.alert_event(phase="resolved", ends_at=at(5))
+    late = builders.alert_event(phase="resolved", starts_at=at(0), ends_at=at(60))
+    firing, pending = builders.alert_event(), builders.alert_event(phase="pending")
+    policy = builders.notification_policy()
+
+    def sent(number: int, *about: AlertEvent, minute: float = 1) -> Notification:
+        made = Notification.objects.create(
+            policy=policy, level="P1", group_key="g", digest="d", slot=number, status="firing", at=at(minute)
+        )
+        made.events.add(*about)
+        return made
+
+    sent(0, over)
+    sent(1)
+    kept = {sent(2, over, late), sent(3, firing), sent(4, pending), sent(5, over, minute=7)}
+
+    for _again in range(2):
+        events.prune(now=at(6) + timedelta(days=90))
+        assert set(Notification.objects.all()) == kept
+    events.prune(now=at(61) + timedelta(days=90))
+    assert {notification.slot for notification in Notification.objects.all()} == {3, 4}
 
 
 def test_the_counter_counts_what_fires_in_the_project() -> None:

@@ -1,4 +1,4 @@
-"""Whether somebody can be told, and where rules go, as every process of the product sees it."""
+"""Whether somebody can be told, as every process of the product sees it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.utils import translation
 
 from alerts import installation
-from alerts.installation import Alertmanager, WhyFiles
+from alerts.installation import Alertmanager
 from arkconsole.data_dir import DataDir
 from monitoring import config
 from monitoring.installation import Installation, Presence, WhyOff
@@ -59,27 +59,6 @@ def test_every_reason_says_that_nobody_is_told_and_what_to_do(why: WhyOff) -> No
     assert sentence.startswith("Nobody is told of alerts: ")
     assert any(word in sentence for word in ("ALERTMANAGER_URL", "log/alertmanager.log"))
     assert "%(" not in sentence
-
-
-def test_rules_go_to_the_folder_of_our_prometheus(data: DataDir) -> None:
-    assert installation.rules().why == WhyFiles.NO_PROMETHEUS
-    data.note_prometheus(Installation(Presence.STARTING, url="http://127.0.0.1:7"))
-    (data.root / "prometheus" / "rules").mkdir(parents=True)
-    found = installation.rules()
-    assert (found.folder, found.reason) == (data.root / "prometheus" / "rules", "")
-
-
-def test_with_a_prometheus_of_your_own_rules_are_offered_as_files_unless_its_folder_is_named(
-    data: DataDir, settings: Any
-) -> None:
-    settings.PROMETHEUS_IS_EXTERNAL, settings.PROMETHEUS_URL = True, "https://prom.example.com"
-    settings.PROMETHEUS_RULES_DIR = ""
-    with translation.override("en"):
-        assert "PROMETHEUS_RULES_DIR" in installation.rules().reason
-    settings.PROMETHEUS_RULES_DIR = str(data.root)
-    assert installation.rules().folder == data.root
-    settings.PROMETHEUS_RULES_DIR = str(data.root / "nowhere" / "rules")
-    assert installation.rules().why == WhyFiles.NOT_WRITABLE
 
 
 @pytest.mark.parametrize("name", ["amtool", "promtool"])

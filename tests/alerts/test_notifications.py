@@ -457,41 +457,84 @@ def test_what_ended_before_anybody_heard_of_it_is_not_told(values: dict[str, boo
     assert notifications.tell_forgotten(now=at(16)) == 0
 
 
+@pytest.fixture
+def ranked(settings: Any) -> NotificationPolicy:
+    """Tells of P0 and of P1; the configuration of Alertmanager is ours."""
+    settings.ALERTMANAGER_CONFIG = "/data/alertmanager.yml"
+    people = builders.contact_group(builders.contact("webhook"))
+    policy = builders.notification_policy(people, level="P0")
+    builders.policy_level(policy, people, level="P1")
+    return policy
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("worse", "level"),
     [({}, "P1"), ({"alertname": "abnormal", "rule_id": "9"}, "P1"), ({"alertname": "abnormal", "rule_id": "9"}, "P0")],
 )
 def test_what_is_inhibited_is_not_told_even_where_alertmanager_was_just_started(
-    worse: dict[str, str], level: str
+    ranked: NotificationPolicy, worse: dict[str, str], level: str
 ) -> None:
     """It looks at old groups at once, before it has read what holds them back."""
-    people = builders.contact_group(builders.contact("webhook"))
-    policy = builders.notification_policy(people, level="P0")
-    builders.policy_level(policy, people, level="P1")
     cause = {"level": "P0", "ark_endpoint": "ep-1", **worse}
-    events.record([report(ends=4, policy=policy, **cause)], now=NOW)
-    posted = group(report(policy=policy, level=level), report(policy=policy, level=level, ark_endpoint="ep-2"),
-                   policy=policy, level=level)  # fmt: skip
+    events.record([report(ends=4, policy=ranked, **cause)], now=NOW)
+    posted = group(report(policy=ranked, level=level), report(policy=ranked, level=level, ark_endpoint="ep-2"),
+                   policy=ranked, level=level)  # fmt: skip
 
     with pytest.raises(notifications.HeldBack) as raised:
         receive(posted)
     assert raised.value.told is not None
     assert [event.endpoint_id for event in raised.value.told.events.all()] == ["ep-2"], "the others wait for nothing"
-    events.record([report(ends=1, is_over=True, policy=policy, **cause)], now=at(1))
+    events.record([report(ends=1, is_over=True, policy=ranked, **cause)], now=at(1))
     told = receive(posted, 1)
     assert told is not None
     assert {event.endpoint_id for event in told.events.all()} == {"ep-1", "ep-2"}
 
 
 @pytest.mark.django_db
-def test_what_nobody_hears_of_holds_nothing_back() -> None:
+def test_what_was_inhibited_to_its_end_is_not_told_by_what_alertmanager_saw_before(ranked: NotificationPolicy) -> None:
+    """It tries again and again with what it saw at first."""
+    both = [report(policy=ranked, level=level, ends=4) for level in ("P0", "P1")]
+    events.record(both, now=NOW)
+    posted = group(report(policy=ranked), policy=ranked)
+    with pytest.raises(notifications.HeldBack):
+        receive(posted)
+    events.record([report(ends=2, is_over=True, policy=ranked, level=level) for level in ("P0", "P1")], now=at(2))
+
+    with pytest.raises(notifications.HeldBack):
+        receive(posted, 2.5)
+    assert not Notification.objects.exists()
+
+
+@pytest.mark.django_db
+def test_what_nobody_speaks_of_any_more_holds_nothing_back(ranked: NotificationPolicy) -> None:
+    events.record([report(ends=4, policy=ranked, level="P0")], now=NOW)
+    posted = group(report(policy=ranked), policy=ranked)
+
+    with pytest.raises(notifications.HeldBack):
+        receive(posted, 6)
+    assert receive(posted, 8) is not None
+
+
+@pytest.mark.django_db
+def test_what_nobody_hears_of_holds_nothing_back(settings: Any) -> None:
+    settings.ALERTMANAGER_CONFIG = "/data/alertmanager.yml"
     people = builders.contact_group(builders.contact("webhook"))
     policy = builders.notification_policy(people, level="P1")
     builders.policy_level(policy, builders.contact_group(), level="P0")
     events.record([report(ends=4, policy=policy, level="P0")], now=NOW)
 
     assert receive(group(report(policy=policy), policy=policy)) is not None
+
+
+@pytest.mark.django_db
+def test_where_the_configuration_is_not_ours_alertmanager_alone_says_what_holds_back(
+    ranked: NotificationPolicy, settings: Any
+) -> None:
+    settings.ALERTMANAGER_CONFIG = ""
+    events.record([report(ends=4, policy=ranked, level="P0")], now=NOW)
+
+    assert receive(group(report(policy=ranked), policy=ranked)) is not None
 
 
 @pytest.mark.django_db

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from alerts import alertmanager, routing
+from alerts.metrics import METRICS
 from alerts.models import Level
 from alerts.routing import DEFAULT_TIMINGS, Plan, Timing
 from tests import builders
@@ -109,6 +110,14 @@ def test_what_holds_back_what(worse: dict[str, str], other: dict[str, str], is_h
     held = {place for each in routing.inhibitions([PLAN]) for place in each.held_back(firing, wanted)}
 
     assert held == ({0} if is_held else set())
+
+
+@pytest.mark.parametrize("label", sorted({label for metric in METRICS.values() for label in metric.labels}))
+def test_another_series_of_the_rule_is_held_back_by_none(label: str) -> None:
+    [by_level, _by_cause] = routing.inhibitions([PLAN])
+
+    assert by_level.held_back([WORSE | {label: "a"}], [WORSE | {"level": "P1", label: "b"}]) == set()
+    assert by_level.held_back([WORSE | {label: "a"}], [WORSE | {"level": "P1", label: "a"}]) == {0}
 
 
 def test_the_same_plans_in_another_order_are_the_same_text() -> None:

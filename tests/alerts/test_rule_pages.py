@@ -20,7 +20,7 @@ from django.utils import timezone, translation
 from alerts import actions, previews, rule_forms, rule_services, sync, templates
 from alerts.models import Rule, RuleGroup, SyncState
 from alerts.previews import Preview
-from alerts.rule_services import OwnRule
+from alerts.rule_services import OwnRule, RuleChange
 from alerts.templates import LevelRule
 from endpoints import services as endpoint_services
 from endpoints.models import Endpoint
@@ -301,6 +301,36 @@ def test_a_group_and_a_rule_are_switched_off_and_on(endpoint: Endpoint, editor: 
     assert browser.post(address, {"is_enabled": "1"}).headers["Location"] == page(group)
 
 
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("", "this takes seconds"),
+        (sync.Waits.NOT_LOADED, "this takes seconds"),
+        (sync.Waits.UNREACHABLE, "Prometheus does not answer"),
+        (sync.Waits.NO_RELOAD, "Reload your Prometheus"),
+        (f"{sync.Waits.OTHER_CONFIG}: line 3", "its own configuration, apart from our rules: line 3"),
+        ("/srv/rules: Permission denied", "It cannot be written: /srv/rules: Permission denied"),
+    ],
+)
+def test_a_group_on_its_way_says_what_it_waits_for(
+    endpoint: Endpoint, reader: User, settings: Any, message: str, sentence: str
+) -> None:
+    settings.PROMETHEUS_RULES_DIR = "/srv/rules"
+    group = made(endpoint)
+    RuleGroup.objects.update(sync_message=message)
+    assert sentence in signed_in(reader).get(page(group)).content.decode()
+
+
+def test_without_a_prometheus_or_a_folder_of_it_the_page_says_what_to_do(
+    endpoint: Endpoint, reader: User, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.PROMETHEUS_RULES_DIR = ""
+    browser, group = signed_in(reader), made(endpoint)
+    assert "name the folder in PROMETHEUS_RULES_DIR" in browser.get(page(group)).content.decode()
+    monkeypatch.setattr(installation, "look", lambda: Installation(Presence.OFF))
+    assert "There is no Prometheus here" in browser.get(page(group)).content.decode()
+
+
 def test_deleting_says_what_it_means_first(endpoint: Endpoint, editor: User) -> None:
     browser, group = signed_in(editor), made(endpoint)
     builders.alert_event(rule=group.rules.get(key="error_rate"), endpoint_id=endpoint.pk, project=endpoint.project)
@@ -331,6 +361,24 @@ def test_an_upgrade_shows_what_changes(endpoint: Endpoint, editor: User, monkeyp
     assert browser.post(page(group, "rule_group_upgrade")).headers["Location"] == page(group)
     group.refresh_from_db()
     assert group.template_version == newer.version
+
+
+def test_an_upgrade_says_which_dropped_rules_stay(
+    endpoint: Endpoint, editor: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, other, *rest = templates.CURRENT.items
+    group = made(endpoint, changes={theirs.id: RuleChange(levels=[LevelRule("P1", 9, 60)])})
+    newer = replace(templates.CURRENT, version=templates.CURRENT.version + 1, items=tuple(rest))
+    monkeypatch.setattr(templates, "VERSIONS", (*templates.VERSIONS, newer))
+    browser = signed_in(editor)
+    html = browser.get(page(group, "rule_group_upgrade")).content.decode()
+    lines = {line.partition("</strong>")[0]: line for line in html.split("<li><strong>")[1:]}
+    assert "stays as you changed it" in lines[str(theirs.name)]
+    assert "Removed" not in lines[str(theirs.name)]
+    assert "Removed" in lines[str(other.name)]
+    browser.post(page(group, "rule_group_upgrade"))
+    assert str(theirs.name) in browser.get(page(group)).content.decode()
+    assert browser.get(page(group, "rule_group_edit")).status_code == 200
 
 
 def test_the_file_can_be_downloaded(endpoint: Endpoint, reader: User) -> None:

@@ -236,6 +236,39 @@ def test_an_upgrade_brings_what_is_new_and_keeps_what_people_changed(
     assert not rule_services.is_upgradable(stored(group))
 
 
+def test_an_upgrade_keeps_a_rule_that_people_changed_and_the_newer_version_dropped(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = [LevelRule("P1", 9, 60)]
+    group = made(endpoint, changes={"error_rate": RuleChange(levels=theirs), "abnormal": RuleChange(is_enabled=False)})
+    before = Rule.objects.get(group=group, key="error_rate")
+    items = [item for item in CURRENT.items if item.id not in {"error_rate", "abnormal", "no_traffic"}]
+    second = replace(CURRENT, version=2, items=tuple(items))
+    monkeypatch.setattr(templates, "VERSIONS", (CURRENT, second))
+
+    def shown() -> set[tuple[str, str, bool]]:
+        found = rule_services.upgrade_preview(stored(group))
+        return {(each.item_id, each.kind, each.is_kept) for each in found}
+
+    kept = {("error_rate", "kept", True), ("abnormal", "kept", True)}
+    assert shown() == {*kept, ("no_traffic", "removed", False)}
+    rule_services.upgrade_groups(groups=[group], by=builders.actor(), now=NOW)
+    keys = list(group.rules.values_list("key", flat=True))
+    assert keys == [*[item.id for item in items], "abnormal", "error_rate"]
+    after = group.rules.get(key="error_rate")
+    assert (after.pk, after.levels, after.promql) == (before.pk, [theirs[0].to_json()], before.promql)
+    assert not group.rules.get(key="abnormal").is_enabled
+    assert Event.objects.latest("sequence").changes.keys() == {"no_traffic", "template_version"}
+    assert templates.name_of(template_id=CURRENT.id, key="error_rate", default="") == "Server error rate (5xx)"
+
+    louder = replace(CURRENT.items[0], levels=(LevelRule("P0", 1, 60),))
+    monkeypatch.setattr(templates, "VERSIONS", (CURRENT, second, replace(second, version=3, items=(*items, louder))))
+    assert shown() == {("error_rate", "changed", True), ("abnormal", "kept", True)}, "of a version that has it again"
+    rule_services.upgrade_groups(groups=[stored(group)], by=builders.actor(), now=NOW)
+    assert group.rules.get(key="error_rate").levels == [theirs[0].to_json()]
+    assert group.rules.filter(key="abnormal").exists()
+
+
 def test_what_is_edited_on_a_version_that_is_not_known_any_more_survives_an_upgrade(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

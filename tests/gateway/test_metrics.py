@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Iterable
 
@@ -18,6 +19,7 @@ from gateway.metrics import (
     HOLD_SECONDS,
     IDLE_SECONDS,
     OTHERS_MAX,
+    PER_TOKEN_BUCKETS,
     SETS_MAX,
     Labels,
     Metrics,
@@ -203,13 +205,17 @@ def test_series_of_healthy_endpoints_start_at_zero_both_versions_of_a_switch_inc
     assert samples(text, ark_endpoint="ep-1")["ark_api_proxy_request_duration_seconds_bucket le=0.1 stream=true"] == 0
 
 
-@pytest.mark.parametrize("first_token_ms", range(1, 60))
-def test_a_token_of_just_a_bucket_s_bound_is_in_that_bucket(first_token_ms: int) -> None:
-    """Whenever the first one came: 0.320 - 0.030 is a little more than 0.29."""
+@pytest.mark.parametrize("bucket", range(len(PER_TOKEN_BUCKETS)))
+def test_a_token_of_just_a_bucket_s_bound_is_in_that_bucket(bucket: int) -> None:
+    """Whenever the first one came, and however many did: 0.320 - 0.030 is a little more than 0.29."""
     series = Metrics(Clock()).series(LABELS)
-    facts = CallFacts("1", 0, "success", 200, "Success", first_token_ms + 290, first_token_ms, True, 1, 0, 30)
-    count_call(facts, series)
-    assert series.per_token.counts[0] == 1
+    milliseconds = round(PER_TOKEN_BUCKETS[bucket] * 1000)
+    for first, further in itertools.product(range(1, 60), range(1, 40)):
+        facts = CallFacts(
+            "1", 0, "success", 200, "Success", first + further * milliseconds, first, True, 1, 0, further + 1
+        )  # fmt: skip
+        count_call(facts, series)
+    assert series.per_token.counts[bucket] == 59 * 39
 
 
 def test_the_first_scrape_of_what_is_new_says_zero_and_the_second_all_of_it() -> None:

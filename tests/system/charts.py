@@ -106,7 +106,7 @@ def first_tokens(rows: Iterable[Row]) -> list[float]:
 def per_tokens(rows: Iterable[Row]) -> list[float]:
     """Seconds of each further token of each stream that succeeded, the mean."""
     return [
-        (row["duration_ms"] - row["first_token_ms"]) / 1000 / (row["output_tokens"] - 1)
+        (row["duration_ms"] - row["first_token_ms"]) / (row["output_tokens"] - 1) / 1000
         for row in rows
         if row["code"] == "Success" and row["first_token_ms"] is not None and row["output_tokens"] > 1
     ]

@@ -462,7 +462,6 @@ def test_five_hundred_endpoints_that_fail_at_once_are_few_messages(hour: Hour) -
         wait_until(lambda: are_told("resolved"), seconds=PATIENCE, what="all are told to be over")
 
         assert 2 <= len(hour.crowd.taken) == len(site.deliveries("crowd")) <= 8
-        assert hour.crowd.taken[-1].json["total"] > count / 2
     finally:
         forget(site, "crowd")
 
