@@ -124,7 +124,8 @@ def test_a_dead_gateway_comes_back_with_all_its_workers(stack: Stack, traffic: T
 def test_a_beat_that_hangs_is_noticed_said_and_restarted(
     stack: Stack, traffic: Traffic, books: Books, browser: httpx.Client
 ) -> None:
-    traffic.callers = 2
+    # It takes most of a minute: other tests need the processor.
+    traffic.callers = 1
     with traffic:
         pid = stack.kill("beat", signal.SIGSTOP)
         stack.wait_until(
