@@ -262,8 +262,7 @@ def changes(found: Iterable[Difference]) -> list[Change]:
     words = {
         "added": _("New rule"), "removed": _("Removed"), "name": _("Name"), "expression": _("Expression"),
         "comparator": _("Comparison"), "levels": _("Thresholds"), "text": _("Text of the message"), "unit": _("Unit"),
-        # That it stays is said beside it, as of a field that people changed.
-        "kept": "",
+        "kept": _("No longer a default rule"),
     }  # fmt: skip
     return [
         Change(

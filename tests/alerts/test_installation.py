@@ -12,8 +12,10 @@ import yaml
 from django.core.management import call_command
 from django.utils import translation
 
-from alerts import installation
+from alerts import installation, routing
 from alerts.installation import Alertmanager
+from alerts.models import Level
+from alerts.routing import DEFAULT_TIMINGS, Plan
 from arkconsole.data_dir import DataDir
 from monitoring import config
 from monitoring.installation import Installation, Presence, WhyOff
@@ -118,6 +120,18 @@ def test_what_the_docs_tell_your_prometheus_is_what_ours_is_told() -> None:
     )
     ours = yaml.safe_load(config.alerting(known, console_url="https://ark.example.com"))
     assert {key: value for key, value in yaml.safe_load(shown).items() if key != "global"} == ours
+
+
+def test_what_the_docs_tell_your_alertmanager_to_hold_back_is_what_ours_holds_back() -> None:
+    (shown,) = blocks_of_the_docs("route")
+    plans = [Plan(1, level, "rule", DEFAULT_TIMINGS[level]) for level in Level]
+    ours = [each.rule() for each in routing.inhibitions(plans)]
+    for rule in ours:
+        rule["source_matchers"] = [
+            'notify_policy!=""' if matcher.startswith("notify_policy") else matcher
+            for matcher in rule["source_matchers"]
+        ]
+    assert yaml.safe_load(shown)["inhibit_rules"] == ours
 
 
 def test_what_the_docs_tell_your_alertmanager_is_accepted_by_amtool(tmp_path: Path) -> None:

@@ -374,6 +374,7 @@ def test_an_upgrade_says_which_dropped_rules_stay(
     html = browser.get(page(group, "rule_group_upgrade")).content.decode()
     lines = {line.partition("</strong>")[0]: line for line in html.split("<li><strong>")[1:]}
     assert "stays as you changed it" in lines[str(theirs.name)]
+    assert "No longer a default rule" in lines[str(theirs.name)]
     assert "Removed" not in lines[str(theirs.name)]
     assert "Removed" in lines[str(other.name)]
     browser.post(page(group, "rule_group_upgrade"))
