@@ -29,19 +29,19 @@ one=$!
 two=$!
 {
   part outside .venv/bin/python $pytest tests/quickstart tests/sdk tests/system/test_alerts.py
-  part quick .venv/bin/python $pytest $quick --ignore=tests/gateway -m "not on_sqlite"
+  part quick .venv/bin/python $pytest $quick --ignore=tests/arkconsole --ignore=tests/gateway -m "not on_sqlite"
 } &
 three=$!
 echo "Pages in the browser:"
 .venv/bin/python $pytest tests/browser -m "not pictures" && : >"$reports/browser.passed"
-part gateway .venv/bin/python $pytest tests/gateway -m "not on_sqlite"
+part servers .venv/bin/python $pytest tests/arkconsole tests/gateway -m "not on_sqlite"
 wait "$one" "$two" "$three"
-for name in product outside gateway sqlite quick check; do
+for name in product outside servers sqlite quick check; do
   echo "=== $name"
   cat "$reports/$name"
 done
 failed=""
-for name in browser product outside gateway sqlite quick check; do
+for name in browser product outside servers sqlite quick check; do
   [ -e "$reports/$name.passed" ] || failed="$failed $name"
 done
 echo "All of it took $(($(date +%s) - began)) s.${failed:+ Failed:$failed}"

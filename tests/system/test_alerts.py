@@ -10,6 +10,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,7 @@ UPSTREAM = "demo-fast"
 ADMIN = "ops@example.com"
 BROKEN = "Alertmanager no longer tells this console of alerts"
 PATIENCE = 120
+AWAY_SECONDS = 60
 # The rule is scraped and evaluated every second, and nothing keeps it firing: the window lies over what a busy machine
 # leaves out, or one incident would be two.
 ERRORS = 'sum by (project, ark_endpoint) (increase(ark_api_proxy_request_total{http_status_code=~"5.."}[30s]))'
@@ -300,9 +302,11 @@ def live_through(hour: Hour, browser: httpx.Client, outside: Outside) -> None:
     site, stack = hour.site, hour.site.stack
     with ExitStack() as failing:
         with stack.without("console"):
+            until = time.monotonic() + AWAY_SECONDS
             failing.enter_context(site.failing())
             site.wait_known()
             site.wait_refused()
+            stack.wait_until(lambda: time.monotonic() > until, seconds=2 * AWAY_SECONDS, what="a minute is over")
             pid = stack.kill("alertmanager")
         stack.wait_back("alertmanager", pid)
         site.wait_phase("firing", ["told", "untold", "hushed"])
