@@ -28,6 +28,7 @@ from django.utils import timezone
 from alerts import channels, installation, reports, routing, silences
 from alerts.models import ContactMethod, Level, MethodKind, PolicyLevel, Pulse, Silence, SyncState
 from alerts.routing import Plan, Timing
+from common import tls
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +202,9 @@ def _ask(method: str, path: str, **values: Any) -> httpx.Response:
     if not url:
         raise Trouble("there is no Alertmanager here")
     try:
-        with httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
+        with httpx.Client(
+            timeout=TIMEOUT, follow_redirects=False, trust_env=False, verify=tls.client_context()
+        ) as client:
             answer = client.request(method, f"{url}{path}", **values)
     except httpx.TransportError as error:
         raise Trouble(" ".join(str(error).split())[:MESSAGE_LENGTH] or type(error).__name__) from None

@@ -307,7 +307,11 @@ def _make(
         policy=policy, level=plan.level, group_key=key, digest=name, slot=slot, at=now, told=statuses,
         status=Status.FIRING if is_firing else Status.RESOLVED, payload=_payload(labels, lines, left_out),
     )  # fmt: skip
-    notification.events.add(*(event.pk for event, _status in lines))
+    # It is new: nothing has to be looked for first, as `add` would.
+    speak = Notification.events.through
+    speak._default_manager.bulk_create(
+        [speak(notification_id=notification.pk, alertevent_id=event.pk) for event, _status in lines]
+    )
     Delivery.objects.bulk_create(_deliveries(notification, plan, set(statuses.values()), now))
     return notification
 

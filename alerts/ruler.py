@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import httpx
 from django.conf import settings
 
+from common import tls
 from monitoring import installation
 from monitoring.installation import Installation
 
@@ -115,6 +116,7 @@ class Prometheus:
             with httpx.Client(
                 timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS), headers=headers, auth=auth,
                 follow_redirects=False, trust_env=settings.PROMETHEUS_IS_EXTERNAL, transport=self._transport,
+                verify=tls.client_context(),
             ) as client, client.stream(method, url, params=params) as answer:  # fmt: skip
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -77,7 +77,9 @@ def _bracketed(host: str) -> str:
 def process_table(site: Site) -> list[Process]:
     """Everything that runs, in reading order; `needs` decides the order of starting."""
     manage = (site.python, "manage.py")
-    celery = (site.python, "-m", "celery", "--app", "arkconsole.celery:app", "--quiet")
+    # Without Celery's own run of Django's checks: it shows nobody what they find, and takes each process to the views.
+    celery = (site.python, "-m", "celery", "--app", "arkconsole.celery:app", "--skip-checks", "--quiet")
+    beat = (site.python, "-m", "celery", "--app", "arkconsole.beat:app", "--quiet")
     worker_flags = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO", "-O", "fair")
     redis = ("valkey",) if site.valkey else ()
     # Ended after the gateway, so that calls under way come to their end; up before it, so that the first call is answered.
@@ -138,7 +140,7 @@ def process_table(site: Site) -> list[Process]:
         ),
         Process(
             "beat",
-            (*celery, "beat", "--pidfile=", "--schedule", str(site.data_dir / "run" / "celerybeat-schedule")),
+            (*beat, "beat", "--pidfile=", "--schedule", str(site.data_dir / "run" / "celerybeat-schedule")),
             needs=("prepare", *redis),
         ),
     ]

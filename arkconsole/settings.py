@@ -263,7 +263,6 @@ INSTALLED_APPS = [
     "django.forms",
     "django_htmx",
     "csp",
-    "lucide",
     "allauth",
     "allauth.account",
     "arkconsole",

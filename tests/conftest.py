@@ -252,7 +252,9 @@ def new_page(contexts: Contexts) -> Iterator[NewPage]:
     def make(*, keeps_time: bool = True, storage_state: Path | dict[str, Any] | None = None, **options: Any) -> Page:
         options = {"locale": "zh-CN", "timezone_id": "Asia/Shanghai", **options}
         viewport = options.pop("viewport", {"width": 1280, "height": 800})
-        media = {name: options.pop(name) for name in ("color_scheme", "reduced_motion") if name in options}
+        # Motion proves nothing, and axe-core would wait for its end.
+        media: dict[str, Any] = {"reduced_motion": "reduce"}
+        media |= {name: options.pop(name) for name in ("color_scheme", "reduced_motion") if name in options}
         context = contexts.take(options)
         taken.append((context, options, keeps_time))
         if storage_state is not None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
+from importlib import resources
+from io import BytesIO
 from typing import Any
+from zipfile import ZipFile
 
-import lucide
 from django import forms, template
 from django.forms import BoundField
 from django.http import HttpRequest
-from django.template import Context
+from django.template import Context, TemplateSyntaxError
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
@@ -31,8 +33,19 @@ def icon(name: str, size: int = 16) -> SafeString:
 
 @lru_cache(maxsize=512)
 def _icon(name: str, size: int) -> SafeString:
-    # Our own template names the icon; lucide escapes the attributes.
-    return mark_safe(lucide._render_icon(name, size, aria_hidden="true", stroke_width="1.75"))  # noqa: S308, SLF001
+    try:
+        svg = _drawings().read(f"{name}.svg").decode()
+    except KeyError:
+        raise TemplateSyntaxError(f"Lucide has no icon {name!r}") from None
+    svg = svg.replace('width="24"', f'width="{size}"', 1).replace('height="24"', f'height="{size}"', 1)
+    svg = svg.replace('stroke-width="2"', 'stroke-width="1.75" aria-hidden="true"', 1)
+    return mark_safe(svg)  # noqa: S308 - a file of the package, and a number
+
+
+@lru_cache(maxsize=1)
+def _drawings() -> ZipFile:
+    # Kept open: lucide's own tag reads the list of its 1,745 drawings anew for each, 13 ms.
+    return ZipFile(BytesIO((resources.files("lucide") / "lucide.zip").read_bytes()))
 
 
 # --- times --------------------------------------------------------------------------------------------------------------

@@ -106,6 +106,20 @@ def test_prometheus_gets_in_by_the_inner_name_and_without_tls_everybody_else_is_
     assert ran.stdout.strip().splitlines()[-1:] == ["[401, 401, 301]"], ran.stderr
 
 
+def test_the_console_does_not_start_when_the_checks_of_django_find_something() -> None:
+    code = (
+        "from django.conf import settings; settings.CSRF_TRUSTED_ORIGINS = ['ark.example.com']\n"
+        "from django.core.management import CommandError\n"
+        "try: import arkconsole.wsgi\n"
+        "except CommandError as error: print(error)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert "(4_0.E001)" in ran.stdout, ran.stderr
+
+
 def _manage(command: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "manage.py", command, *arguments], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,

@@ -15,6 +15,7 @@ from celery.beat import Service
 from django.db import OperationalError
 
 from arkconsole import ticks
+from arkconsole.beat import app as beat_app
 from arkconsole.celery import app
 from common.models import TickHeartbeat
 from tests.builders import NOW
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.django_db
 @pytest.mark.parametrize("tick", ticks.TICKS, ids=lambda tick: tick.name)
 def test_each_tick_is_a_task_whose_messages_expire_within_its_interval(tick: ticks.Tick) -> None:
     app.loader.import_default_modules()
-    entry = app.conf.beat_schedule[tick.name]
+    entry = beat_app.conf.beat_schedule[tick.name]
 
     assert entry["task"] in app.tasks
     assert 0 < entry["options"]["expires"] <= entry["schedule"]
@@ -33,15 +34,20 @@ def test_each_tick_is_a_task_whose_messages_expire_within_its_interval(tick: tic
 
 
 def test_beat_itself_reads_the_schedule(tmp_path: Path) -> None:
-    service = Service(app=app, schedule_filename=str(tmp_path / "schedule"))
+    service = Service(app=beat_app, schedule_filename=str(tmp_path / "schedule"))
     try:
         assert {tick.name for tick in ticks.TICKS} == set(service.scheduler.schedule)
     finally:
         service.scheduler.close()
 
 
-def test_the_schedule_can_be_read_before_django_has_loaded_a_model() -> None:
-    read = "from arkconsole.celery import app; assert len(app.conf.beat_schedule) > 4 and app.conf.task_routes"
+def test_beat_loads_the_schedule_and_what_is_logged_but_no_model_and_no_task() -> None:
+    read = (
+        "import logging; from arkconsole.beat import app; app.loader.init_worker(); app.finalize(); "
+        "from django.apps import apps; assert not apps.ready; assert len(app.conf.beat_schedule) > 4; "
+        "assert not [name for name in app.tasks if not name.startswith('celery.')]; "
+        "assert logging.getLogger('celery.beat').filters"
+    )
     subprocess.run([sys.executable, "-c", read], check=True, timeout=60)
 
 

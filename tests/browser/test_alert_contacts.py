@@ -9,14 +9,14 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from tests.accessibility import serious
+from tests.accessibility import faults, serious
 from tests.alerts import fakes
 from tests.conftest import NewPage, Outside
 from tests.pages import PHONE, Open, fits
 from tests.servers import ROOT, wait_until
 from tests.stack import Stack
 
-SECONDS = 20
+SECONDS = 60
 
 PERSON = """
 import socket
@@ -141,10 +141,9 @@ def test_from_a_group_to_a_policy_that_says_what_it_does(open_page: Open, reacha
     expect(page.locator("#policy-test")).to_be_focused()
 
 
-def test_the_pages_fit_a_phone_in_the_dark(open_page: Open, reachable: int) -> None:
-    phone = open_page("/alerts/policies", color_scheme="dark", locale="zh-CN", **PHONE)
+def test_the_pages_fit_and_axe_finds_nothing_serious(open_page: Open, reachable: int) -> None:
+    page = open_page("about:blank", **PHONE)
     contact = f"/alerts/contacts/{reachable}"
     for path in ("/alerts/policies", "/alerts/policies/create", "/alerts/contacts", contact, "/alerts/groups", "/alerts/me"):  # fmt: skip
-        phone.goto(path)
-        assert serious(phone) == [], path
-        assert fits(phone), path
+        page.goto(path)
+        assert faults(page) == [], path

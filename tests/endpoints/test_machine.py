@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
@@ -164,6 +165,10 @@ def test_the_promises_of_the_status_hold_whatever_happens() -> None:
     run_state_machine_as_test(
         Day,
         settings=settings(
-            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            # As the week of a switch: another ten each time, and as many as one asks for.
+            max_examples=int(os.environ.get("ARK_TEST_EXAMPLES", "10")),
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

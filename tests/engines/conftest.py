@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+
+from tests.servers import wait_until
 
 SERVE = Path(__file__).with_name("serve.py")
 
@@ -19,6 +22,13 @@ class Engine:
 
     def __init__(self, address: str) -> None:
         self.base_url = f"{address}/v1"
+
+
+def is_healthy(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health", timeout=15, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +43,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
-            yield Engine(process.stdout.readline().strip())
+            address = process.stdout.readline().strip()
+            # It listens before it has loaded its model, and refuses calls until then.
+            wait_until(lambda: is_healthy(address), seconds=60, what="the engine has loaded its model")
+            yield Engine(address)
         finally:
             process.kill()

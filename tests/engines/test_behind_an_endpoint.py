@@ -47,7 +47,9 @@ def test_the_engine_answers_through_an_endpoint_streamed_and_not_and_the_ledger_
     assert said == plain.choices[0].message.content
     assert {chunk.model for chunk in chunks} == {made.versions["chat"]}
 
-    stack.wait_until(lambda: len(call_records(stack, endpoint_id)) == 2, what="both calls are in the ledger")
+    stack.wait_until(
+        lambda: len(call_records(stack, endpoint_id)) == 2, seconds=60, what="both calls are in the ledger"
+    )
     records = call_records(stack, endpoint_id)
     assert [(record["outcome"], record["status"]) for record in records] == [("success", 200)] * 2
     assert [record["call_id"] for record in records] == [plain._request_id, stream.response.headers["x-request-id"]]

@@ -57,7 +57,7 @@ def gateway(
         gateway_redis.url,
         tmp_path_factory.mktemp("gateway"),
         max_body_bytes=100_000,
-        body_seconds=1.5,
+        body_seconds=4.0,
         trusted_proxies=["127.0.0.1"],
     )
     yield process.start()

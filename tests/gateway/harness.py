@@ -18,7 +18,7 @@ import redis
 
 from metering import events
 from tests.gateway.worker_app import write
-from tests.servers import ROOT, dying_with_us, free_port, wait_until
+from tests.servers import NO_TLS, ROOT, HeldPort, dying_with_us, wait_until
 
 KEY = "test-key-of-the-default-project"
 
@@ -73,7 +73,8 @@ class GatewayProcess:
     def __init__(
         self, site: Site, redis_url: str, data_dir: Path, *, workers: int = 1, flags: Sequence[str] = (), **options: Any
     ) -> None:
-        self.port = free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
         self._log = data_dir / f"gateway-{self.port}.log"
@@ -87,11 +88,14 @@ class GatewayProcess:
         self._workers = workers
         self._flags = flags
         self._process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
+        self.client = httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60, verify=NO_TLS
+        )
 
     def start(self) -> GatewayProcess:
         data = self.data_dir
         data.mkdir(parents=True, exist_ok=True)
+        self._held.release()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 dying_with_us(
@@ -101,10 +105,11 @@ class GatewayProcess:
                 ),
                 cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        wait_until(self._is_ready, seconds=20, what=f"the gateway is ready; {self._log}")
+        wait_until(self._is_ready, seconds=60, what=f"the gateway is ready; {self._log}")
         return self
 
     def stop(self) -> None:
+        self._held.release()
         self.client.close()
         if self._process is not None:
             self._process.terminate()
@@ -188,7 +193,7 @@ class Ledger:
             found = self.of(endpoint_id)
             return found if len(found) >= count else None
 
-        found = wait_until(enough, seconds=10, what=f"{count} usage events of {endpoint_id}")
+        found = wait_until(enough, seconds=30, what=f"{count} usage events of {endpoint_id}")
         assert isinstance(found, list)
         return found
 

@@ -49,12 +49,16 @@ class Script:
     is_framed: bool = True
     says_done: bool = True
     error_after: int | None = None
+    wait_after: int | None = None
     raw_answer: str | None = None
     content_type: str | None = None
 
 
 class ScriptedUpstream:
-    """Listens on a free loopback port in a thread of its own. `seen` has every request that came in whole."""
+    """Listens on a free loopback port in a thread of its own. `seen` has every request that came in whole.
+
+    A stream whose script says `wait_after` sends so many chunks and waits there for `go_on()`.
+    """
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -62,9 +66,10 @@ class ScriptedUpstream:
         self.connections = 0
         self.port = 0
         self._loop = asyncio.new_event_loop()
-        self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._ready = threading.Event()
+        self._is_over = asyncio.Event()
+        self._goes_on = asyncio.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
@@ -73,12 +78,17 @@ class ScriptedUpstream:
 
     def start(self) -> ScriptedUpstream:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(30)
         return self
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._loop.call_soon_threadsafe(self._is_over.set)
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def go_on(self) -> None:
+        """Let streams that wait, and those to come until `reset()`, go on."""
+        self._loop.call_soon_threadsafe(self._goes_on.set)
 
     def close_connections(self) -> None:
         """Close every connection that is open now, as a server that is restarted does."""
@@ -87,26 +97,26 @@ class ScriptedUpstream:
     def reset(self) -> None:
         self.seen.clear()
         self.force = {}
+        self._loop.call_soon_threadsafe(self._goes_on.clear)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-
-        async def begin() -> None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=64 * 1024 * 1024, backlog=512)
-            self.port = self._server.sockets[0].getsockname()[1]
-            self._ready.set()
-
-        self._loop.run_until_complete(begin())
-        self._loop.run_forever()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        for writer in self._writers:
-            writer.transport.abort()
-        if self._server is not None:
-            self._server.close()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        # As a whole: between two runs of the loop the end of a server that was hardly there would go unheard.
+        self._loop.run_until_complete(self._live())
         self._loop.close()
+
+    async def _live(self) -> None:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=64 * 1024 * 1024, backlog=512)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._is_over.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+        for writer in list(self._writers):
+            writer.transport.abort()
+        server.close()
+        await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -184,6 +194,8 @@ class ScriptedUpstream:
         for number in range(script.chunks):
             if script.cut_after is not None and number == script.cut_after:
                 return
+            if number == script.wait_after:
+                await self._goes_on.wait()
             if number == script.error_after:
                 await self._write(seen, script, writer, b'data: {"error":{"message":"CUDA out of memory"}}\n\n')
                 break

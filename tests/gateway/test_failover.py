@@ -11,7 +11,7 @@ import redis
 from metering.events import Outcome
 from tests.gateway.harness import GatewayProcess, Ledger, Site
 from tests.gateway.scripted import ScriptedUpstream
-from tests.servers import RedisServer, free_port
+from tests.servers import HeldPort, RedisServer
 
 Servers = tuple[ScriptedUpstream, ScriptedUpstream]
 
@@ -35,18 +35,25 @@ def servers(both: Servers) -> Servers:
 def two(
     both: Servers, gateway_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GatewayProcess]:
-    """`ordered-1` goes to the first server and then, since it is reported down, to the second."""
+    """`ordered-1` goes to the first server and then, since it is reported down, to the second.
+
+    `hasty-1` and `given-up-1` as well, but wait not long for the first, and for neither.
+    """
     folder = tmp_path_factory.mktemp("failover")
-    dead = f"http://127.0.0.1:{free_port()}/v1"
-    site = Site(folder / "site.json", both[0].url, both[1].url, both[1].url, dead)
-    for server in site.data["servers"]:
-        server["read_seconds"] = 0.6
-    site.data["servers"][2]["is_up"] = False
+    held = HeldPort()
+    dead = f"http://127.0.0.1:{held.number}/v1"
+    site = Site(folder / "site.json", both[0].url, both[1].url, both[1].url, dead, both[0].url, both[1].url)
+    for number in (5, 6):
+        site.data["servers"][number - 1]["read_seconds"] = 0.6
+    for number in (3, 6):
+        site.data["servers"][number - 1]["is_up"] = False
     site.data["versions"] = [
         {"id": 1, "model_id": "ordered-1", "deployments": [[3, "m-two", 1000], [1, "m-one", 1]]},
         {"id": 2, "model_id": "weighted-1", "deployments": [[1, "m-one", 1], [2, "m-two", 3]]},
         {"id": 3, "model_id": "dead-1", "deployments": [[4, "m", 1], [3, "m-two", 1]]},
         {"id": 4, "model_id": "only-dead-1", "deployments": [[4, "m", 1]]},
+        {"id": 5, "model_id": "hasty-1", "deployments": [[3, "m-two", 1000], [5, "m-one", 1]]},
+        {"id": 6, "model_id": "given-up-1", "deployments": [[6, "m-two", 1000], [5, "m-one", 1]]},
     ]
     site.data["endpoints"] = [{"id": f"ep-{row['model_id']}", "version": row["id"]} for row in site.data["versions"]]
     site.data["endpoints"] += [{"id": f"ep-stream-{number}", "version": 1} for number in range(3)]
@@ -54,6 +61,7 @@ def two(
     process = GatewayProcess(site, gateway_redis.url, folder / "data").start()
     yield process
     process.stop()
+    held.release()
 
 
 @pytest.mark.parametrize(
@@ -71,9 +79,10 @@ def test_before_the_first_byte_another_server_is_tried(
     two: GatewayProcess, servers: Servers, failure: dict[str, object]
 ) -> None:
     servers[0].force = failure
-    answer = two.chat("ep-ordered-1")
+    model = "hasty-1" if "never" in failure else "ordered-1"
+    answer = two.chat(f"ep-{model}")
     assert answer.status_code == 200
-    assert answer.json()["model"] == "ordered-1"
+    assert answer.json()["model"] == model
     assert servers[1].seen[-1].body["model"] == "m-two"
     assert servers[1].seen[-1].headers["authorization"] == "Bearer sk-3"
     assert servers[1].seen[-1].headers["x-request-id"] == answer.headers["x-request-id"]
@@ -138,4 +147,4 @@ def test_without_any_server_that_answers_the_caller_gets_503(
 def test_a_server_that_never_answers_is_a_timeout(two: GatewayProcess, servers: Servers) -> None:
     for server in servers:
         server.force = {"never": True}
-    assert two.chat("ep-ordered-1").status_code == 504
+    assert two.chat("ep-given-up-1").status_code == 504

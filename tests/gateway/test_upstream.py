@@ -20,7 +20,7 @@ from common import addresses
 from gateway.errors import AnswerBroken, AnswerTimedOut, ConnectFailed
 from gateway.upstream import HIGH_WATER_BYTES, HttpUpstream, Origin, Request
 from tests.gateway.scripted import ScriptedUpstream
-from tests.servers import free_port
+from tests.servers import HeldPort
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def test_idle_connections_are_closed_before_the_server_would(server: ScriptedUps
     async def scenario(upstream: HttpUpstream) -> None:
         await read(upstream, request(server.port))
         assert upstream.open_connections == 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while upstream.open_connections:
                 await asyncio.sleep(0.02)
 
@@ -144,11 +144,14 @@ def test_a_server_that_says_how_long_it_waits_is_believed(server: ScriptedUpstre
 
 
 def test_nobody_listening_is_a_failed_connection() -> None:
+    held = HeldPort()
+
     async def scenario(upstream: HttpUpstream) -> None:
         with pytest.raises(ConnectFailed):
-            await upstream.send(request(free_port()))
+            await upstream.send(request(held.number))
 
     run(scenario)
+    held.release()
 
 
 def test_a_server_that_takes_no_connection_is_given_up_in_time() -> None:
@@ -174,7 +177,7 @@ def test_a_server_that_says_nothing_is_given_up_in_time(server: ScriptedUpstream
     async def scenario(upstream: HttpUpstream) -> None:
         with pytest.raises(AnswerTimedOut):
             await upstream.send(request(server.port, script={"never": True}, first_byte_seconds=0.2))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not server.seen[-1].is_cut:
                 await asyncio.sleep(0.01)
 
@@ -197,7 +200,7 @@ def test_closing_an_answer_stops_the_server(server: ScriptedUpstream) -> None:
         await answer.next()
         answer.close()
         answer.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not server.seen[-1].is_cut:
                 await asyncio.sleep(0.01)
         assert upstream.open_connections == 0
@@ -208,7 +211,7 @@ def test_closing_an_answer_stops_the_server(server: ScriptedUpstream) -> None:
 def test_a_cancelled_request_stops_the_server(server: ScriptedUpstream) -> None:
     async def scenario(upstream: HttpUpstream) -> None:
         task = asyncio.ensure_future(upstream.send(request(server.port, script={"never": True})))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not server.seen:
                 await asyncio.sleep(0.01)
             task.cancel()
@@ -221,12 +224,13 @@ def test_a_cancelled_request_stops_the_server(server: ScriptedUpstream) -> None:
 def test_a_reader_who_stops_makes_the_server_stop(server: ScriptedUpstream) -> None:
     async def scenario(upstream: HttpUpstream) -> None:
         script = {"chunks": 1000, "chunk_bytes": 50_000}
-        answer = await upstream.send(request(server.port, stream=True, script=script, idle_seconds=0.3))
+        answer = await upstream.send(request(server.port, stream=True, script=script, idle_seconds=2.0))
         await answer.next()
         sent = -1
         while server.seen[-1].sent_bytes != sent:  # until the kernel's buffers are full and the server stands still
             sent = server.seen[-1].sent_bytes
-            await asyncio.sleep(0.4)  # longer than the idle limit, which is not for readers who are slow
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(2.5)  # longer than the idle limit, which is not for readers who are slow
         assert sent < 20_000_000
         size = 0
         while piece := await answer.next():

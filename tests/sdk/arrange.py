@@ -1,16 +1,22 @@
 """Make what a test calls inside the running product: a model server, versions, endpoints and a key.
 
 The stack has a database of its own, so this runs as a process with the stack's environment and uses the services that
-the console's pages use. Run as a script it reads an ``Order`` as JSON on stdin and prints what it made.
+the console's pages use. Run as a script it reads an ``Order`` as JSON from each line of stdin, and prints what it made as
+another: Django takes a second of processor time to come up, so it comes up once for each stack.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib
 import json
 import os
+import select
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,18 +65,45 @@ class Made:
 
 def arrange(stack: Stack, order: Order) -> Made:
     """Have it made in ``stack``, and wait until the endpoints are what they shall be."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sdk.arrange"],
-        cwd=ROOT,
-        env={**stack.env, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
-        input=json.dumps(asdict(order)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WAIT_SECONDS + 30,
-    )
-    assert done.returncode == 0, done.stderr
-    return Made(**json.loads(done.stdout))
+    reply = _helper(json.dumps(stack.env)).ask(asdict(order))
+    assert "made" in reply, reply["error"]
+    return Made(**reply["made"])
+
+
+@functools.cache
+def _helper(env: str) -> _Helper:
+    return _Helper(json.loads(env))
+
+
+class _Helper:
+    """This file as a process with the environment of a stack; it ends with the test run."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.sdk.arrange"],
+            cwd=ROOT,
+            env={**env, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self._end)
+
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{json.dumps(order)}\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], WAIT_SECONDS + 30)
+        line = self._process.stdout.readline() if ready else ""
+        assert line, "no reply; what it said is on stderr"
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def _end(self) -> None:
+        # It waits for nothing but the next order.
+        self._process.kill()
+        self._process.communicate()
 
 
 def call_records(stack: Stack, *endpoint_ids: str) -> list[dict[str, Any]]:
@@ -158,11 +191,34 @@ def _key(name: str) -> str:
     return iam.create_api_key(project=project, name=name, by=SYSTEM, now=timezone.now())[1]
 
 
+def _reply(line: str) -> dict[str, Any]:
+    try:
+        order = json.loads(line)
+        order["endpoints"] = [Wanted(**wanted) for wanted in order["endpoints"]]
+        return {"made": asdict(_make(Order(**order)))}
+    except Exception:  # noqa: BLE001 – the test that asked tells it
+        return {"error": traceback.format_exc()}
+
+
+def _serve() -> None:
+    """Reply to order after order, each from a process of its own: what a stack loses between them, its database or its
+    Redis, leaves no broken connection behind."""
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            print(json.dumps(_reply(line)), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            print(json.dumps({"error": f"the process ended with {status}"}), flush=True)
+
+
 if __name__ == "__main__":
     import django
 
     os.environ["DJANGO_SETTINGS_MODULE"] = "arkconsole.settings"
     django.setup()
-    order = json.load(sys.stdin)
-    order["endpoints"] = [Wanted(**wanted) for wanted in order["endpoints"]]
-    json.dump(asdict(_make(Order(**order))), sys.stdout)
+    # Here, or each process of an order would import them again.
+    for name in ("catalog", "endpoints", "iam"):
+        importlib.import_module(f"{name}.services")
+    _serve()

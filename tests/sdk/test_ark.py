@@ -15,7 +15,7 @@ pytestmark = pytest.mark.stack
 QUESTION: list[Any] = [{"role": "user", "content": "接入点是什么？"}]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(target: Target) -> Iterator[Ark]:
     client = Ark(api_key=target.api_key, base_url=target.base_url, max_retries=0)
     yield client

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.stack
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Give me 60 tokens"}]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(target: Target) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(api_key=target.api_key, base_url=target.base_url, max_retries=0) as client:
         yield client

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -18,17 +19,18 @@ from tests.stack import Stack
 DOMAINS = {"chat": "chat", "thinking": "thinking", "embedding": "embedding"}
 
 
-def run(target: Target, name: str, key: str) -> str:
-    """What the sample of an endpoint prints."""
-    code = next(
-        each.code
-        for each in samples(model=target[name], domain=DOMAINS[name], base_url=target.base_url)
-        if each.key == key
-    )
-    command = ["sh", "-ec", code] if key == "curl" else [sys.executable, "-W", "ignore", "-c", code]
+def code_of(target: Target, name: str, key: str) -> str:
+    """The sample of an endpoint as its page shows it."""
+    found = samples(model=target[name], domain=DOMAINS[name], base_url=target.base_url)
+    return next(each.code for each in found if each.key == key)
+
+
+def run(command: list[str], target: Target, *, text: str = "") -> str:
+    """What a person's shell prints, which knows nothing but the key."""
     done = subprocess.run(
         command,
         env={"ARK_API_KEY": target.api_key, "PATH": "/usr/bin:/bin"},
+        input=text,
         capture_output=True,
         text=True,
         timeout=60,
@@ -37,29 +39,56 @@ def run(target: Target, name: str, key: str) -> str:
     return done.stdout
 
 
+# Runs program after program, each as the only one there is; prints as JSON what each has printed.
+RUN_EACH = """
+import contextlib, io, json, sys
+printed = []
+for code in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "sample", "exec"), {"__name__": "__main__"})
+    printed.append(out.getvalue())
+print(json.dumps(printed))
+"""
+
+
+@pytest.fixture(scope="module")
+def printed(target: Target) -> Callable[[str], dict[str, str]]:
+    """What the Python samples of a package print, by endpoint; one interpreter for all of them: importing it takes long."""
+
+    @functools.cache
+    def of(key: str) -> dict[str, str]:
+        codes = json.dumps([code_of(target, name, key) for name in DOMAINS])
+        found = json.loads(run([sys.executable, "-W", "ignore", "-c", RUN_EACH], target, text=codes))
+        return dict(zip(DOMAINS, found, strict=True))
+
+    return of
+
+
 @pytest.mark.parametrize("name", ["chat", "thinking"])
 @pytest.mark.parametrize("key", ["openai", "ark"])
-def test_a_python_sample_prints_the_answer(target: Target, name: str, key: str) -> None:
-    printed = run(target, name, key).strip()
-    assert printed
-    assert (len(printed.splitlines()) > 1) == (name == "thinking")
+def test_a_python_sample_prints_the_answer(printed: Callable[[str], dict[str, str]], name: str, key: str) -> None:
+    found = printed(key)[name].strip()
+    assert found
+    assert (len(found.splitlines()) > 1) == (name == "thinking")
 
 
 @pytest.mark.parametrize("key", ["openai", "ark"])
-def test_a_python_sample_prints_the_length_of_the_vector_and_the_tokens(target: Target, key: str) -> None:
-    length, tokens = run(target, "embedding", key).split()
+def test_a_python_sample_prints_the_length_of_the_vector_and_the_tokens(
+    printed: Callable[[str], dict[str, str]], key: str
+) -> None:
+    length, tokens = printed(key)["embedding"].split()
     assert int(length) > 0
     assert int(tokens) > 0
 
 
 @pytest.mark.parametrize("name", list(DOMAINS))
 def test_the_curl_sample_prints_the_answer_of_the_gateway(target: Target, name: str) -> None:
-    answer = json.loads(run(target, name, "curl"))
+    answer = json.loads(run(["sh", "-ec", code_of(target, name, "curl")], target))
     assert answer["model"] == target.version(name)
     assert answer["usage"]["total_tokens"] > 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def console(stack: Stack) -> Iterator[httpx.Client]:
     """A browser without JavaScript, signed in as the administrator."""
     with httpx.Client(base_url=stack.console_url, follow_redirects=True, trust_env=False, timeout=30) as client:

@@ -11,7 +11,7 @@ from tests.sdk.conftest import Target
 pytestmark = pytest.mark.stack
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(target: Target) -> ChatOpenAI:
     return ChatOpenAI(model=target["chat"], base_url=target.base_url, api_key=SecretStr(target.api_key), max_retries=0)
 

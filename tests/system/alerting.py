@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tests.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
+INTERVAL_SECONDS = 5
+"""How often a group of P0 is told of again at most."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _make(order: AlertOrder) -> MadeAlert:
             policies.LevelPlan(
                 level, groups=[people], kinds=kinds if level == "P0" else [kind for kind in kinds if kind != "phone"],
                 resolved_kinds=[kind for kind in kinds if kind != "phone"],
-                wait_seconds=0 if level == "P0" else 5, interval_seconds=5 if level == "P0" else 300,
+                wait_seconds=0 if level == "P0" else 5, interval_seconds=INTERVAL_SECONDS if level == "P0" else 300,
                 repeat_seconds=600,
             )
             for level in order.levels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -39,24 +38,21 @@ class Charts:
         )
         self.until = last + LAG_SECONDS
 
-    def area(self, name: str, endpoint: str = "", *, step: int = 20, **filters: str) -> dict[str, float]:
-        """The sum over all seconds of the curve `name`, by the value of its one label ("" without).
-
-        `step` seconds lie between two points, as on a page of about two hours. In the first window of a counter's life
-        Prometheus guesses nothing below its 0, so the curve is low by half a scrape interval of a window.
-        """
-        query = self._query(name, endpoint, step, filters)
-        points = math.ceil((self.until - self.since) / step)
-        end = int(self.until)
-        found = self._get("query_range", query=query, start=end - (points - 1) * step, end=end, step=step)
-        return {
-            _label(one): step * sum(float(value) for _at, value in one["values"] if value != "NaN") for one in found
-        }
+    @property
+    def minutes(self) -> float:
+        """How long it was, as `whole` takes it."""
+        return int(self.until - self.since) / 60
 
     def whole(self, name: str, endpoint: str = "", **filters: str) -> dict[str, float]:
         """One value of `name` for the whole time, by the value of its one label; what is no number is left out."""
         seconds = int(self.until - self.since)
         return self.ask(self._query(name, endpoint, seconds, filters), at=int(self.until))
+
+    def curves(self, query: str, times: Sequence[float]) -> dict[str, dict[float, float]]:
+        """`query` at these times, which lie evenly: by the value of its one label, by time."""
+        step = times[1] - times[0]
+        found = self._get("query_range", query=query, start=times[0], end=times[-1], step=step)
+        return {_label(one): {at: float(value) for at, value in one["values"] if value != "NaN"} for one in found}
 
     def ask(self, query: str, *, at: float | None = None) -> dict[str, float]:
         """An instant query: values by that of its labels but the instance, joined."""

@@ -39,7 +39,7 @@ def browser(stack: Stack) -> Iterator[httpx.Client]:
         base_url=stack.console_url,
         headers={"Accept-Language": "en", "Referer": stack.console_url},
         follow_redirects=True,
-        timeout=20,
+        timeout=60,
         trust_env=False,
     ) as client:
         page = client.get("/").text
@@ -57,6 +57,6 @@ def whole_again(stack: Stack) -> Iterator[None]:
     yield
     stack.wait_until(
         lambda: degraded(stack.console_url) == [] and degraded(stack.gateway_url) == [],
-        seconds=60,
+        seconds=120,
         what="everything is back",
     )

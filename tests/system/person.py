@@ -39,7 +39,7 @@ class Person:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=60)
 
     def start(self, endpoint_id: str, target: str, *, weights: Sequence[int], hold_seconds: int) -> int:
         """Start a switch to the version of public id `target`; steps may be shorter than people may choose."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 
@@ -13,23 +15,22 @@ from tests.servers import RedisServer
 from tests.stack import Stack
 from tests.system.traffic import Books, Traffic, degraded, gateway_workers, lives
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180), pytest.mark.usefixtures("whole_again")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400), pytest.mark.usefixtures("whole_again")]
 
 
-@pytest.mark.parametrize("name", ["worker-ticks", "worker-slow", "beat", "console"])
 def test_without_a_background_process_or_the_console_every_call_goes_on(
-    name: str, stack: Stack, traffic: Traffic, books: Books
+    stack: Stack, traffic: Traffic, books: Books
 ) -> None:
     with traffic:
         traffic.wait_for_more(10)
-        killed_at = time.monotonic()
-        pid = stack.kill(name)
-        traffic.wait_for_more(30)
-        stack.wait_back(name, pid)
-        traffic.wait_for_more(10)
+        for name in ("worker-ticks", "worker-slow", "beat", "console"):
+            pid = stack.kill(name)
+            stack.wait_back(name, pid, seconds=60)
+            # It has just been started: most of these calls find it not ready yet.
+            traffic.wait_for_more(20)
+            assert traffic.bad_since(0) == [], name
 
     assert traffic.bad_since(0) == []
-    assert time.monotonic() - killed_at < 60
     books.must_agree(traffic.seen)
 
 
@@ -40,12 +41,12 @@ def test_with_redis_dead_calls_go_on_and_its_usage_is_replayed_when_it_is_back(
         traffic.wait_for_more(10)
         stack_redis.kill()
         try:
-            traffic.wait_for_more(60)
-            stack.wait_until(lambda: "redis" in (degraded(stack.console_url) or []), seconds=15, what="console says so")
-            assert "redis" in (degraded(stack.gateway_url) or [])
+            traffic.wait_for_more(40)
+            for url in (stack.console_url, stack.gateway_url):
+                stack.wait_until(lambda: "redis" in (degraded(url) or []), seconds=60, what=f"{url} says so")  # noqa: B023
             # Each console process looks for itself, every few seconds.
             page = lambda: browser.get("/endpoints/").raise_for_status().text  # noqa: E731
-            stack.wait_until(lambda: "Redis does not answer" in page(), seconds=15, what="every page says so")
+            stack.wait_until(lambda: "Redis does not answer" in page(), seconds=60, what="every page says so")
         finally:
             stack_redis.start()
         traffic.wait_for_more(10)
@@ -57,13 +58,15 @@ def test_with_redis_dead_calls_go_on_and_its_usage_is_replayed_when_it_is_back(
 def test_a_wiped_redis_loses_no_call_that_is_under_way_and_ticks_go_on(
     stack: Stack, stack_redis: RedisServer, traffic: Traffic, books: Books
 ) -> None:
-    traffic.callers, traffic.output_tokens = 3, 150
+    # Long enough for a machine that stalls: all are in the middle of their first call, and none has reached the ledger's
+    # stream.
+    traffic.callers, traffic.output_tokens = 3, 500
     with traffic:
-        # All are in the middle of their first call, and none has reached the ledger's stream.
         stack.wait_until(lambda: books.running() == traffic.callers, what="every caller's first call is under way")
         assert traffic.seen == []
         with redis.Redis.from_url(stack_redis.url) as client:
             client.flushall()
+        traffic.output_tokens = 20
         traffic.wait_for_more(6)
 
     assert traffic.bad_since(0) == []
@@ -76,9 +79,13 @@ def test_a_dead_model_server_fails_the_calls_that_it_had_and_no_others_once_it_i
     with traffic:
         traffic.wait_for_more(10)
         pid = stack.kill("demo")
-        stack.wait_back("demo", pid)
-        stack.wait_until(lambda: lives(stack.demo_url), what="demo server answers")
+        stack.wait_back("demo", pid, seconds=60)
+        stack.wait_until(lambda: lives(stack.demo_url), seconds=60, what="demo server answers")
         traffic.wait_for_more(10)
+        # Each gateway worker finds out for itself: one may answer already while the other still keeps away.
+        stack.wait_until(
+            lambda: all(each.is_good for each in traffic.seen[-20:]), seconds=60, what="both workers call it again"
+        )
         back_at = time.monotonic()
         traffic.wait_for_more(20)
 
@@ -101,7 +108,7 @@ def test_a_dead_gateway_worker_loses_its_calls_and_nobody_elses_and_the_ledger_k
         worker.kill()
         dead_at = time.monotonic()
         traffic.wait_for_more(40)
-        stack.wait_until(lambda: len(gateway_workers(stack)) == 2, what="a new gateway worker")
+        stack.wait_until(lambda: len(gateway_workers(stack)) == 2, seconds=60, what="a new gateway worker")
         traffic.wait_for_more(20)
 
     assert [each for each in traffic.bad_since(dead_at + 0.5) if each.error == ""] == []
@@ -111,29 +118,35 @@ def test_a_dead_gateway_worker_loses_its_calls_and_nobody_elses_and_the_ledger_k
     assert {record["status"] for record in lost} == {500}
 
 
-def test_a_dead_gateway_comes_back_with_all_its_workers(stack: Stack, traffic: Traffic, books: Books) -> None:
-    with traffic:
-        traffic.wait_for_more(10)
-        pid = stack.kill("gateway")
-        stack.wait_back("gateway", pid)
-        traffic.wait_for_more(30, seconds=60)
-
-    books.must_agree(traffic.seen, excused={"lost"})
-
-
-def test_a_beat_that_hangs_is_noticed_said_and_restarted(
+def test_a_beat_that_hangs_is_noticed_said_and_restarted_and_a_dead_gateway_comes_back_without_it(
     stack: Stack, traffic: Traffic, books: Books, browser: httpx.Client
 ) -> None:
-    # It takes most of a minute: other tests need the processor.
-    traffic.callers = 1
+    said = stack.output.count("Ticks stand still")
     with traffic:
-        pid = stack.kill("beat", signal.SIGSTOP)
+        traffic.wait_for_more(10)
+        beat = stack.kill("beat", signal.SIGSTOP)
+
+        # It takes half a minute until that is noticed, and the gateway has to come back without any tick.
+        gateway = stack.kill("gateway")
+        stack.wait_back("gateway", gateway, seconds=60)
+        stack.wait_until(lambda: len(gateway_workers(stack)) == 2, seconds=60, what="all its workers")
+        traffic.wait_for_more(30)
+        back_at = time.monotonic()
+
+        # It takes most of the time: others need the processor.
+        traffic.pause_seconds = 1
         stack.wait_until(
             lambda: "Background work is late" in browser.get("/endpoints/").raise_for_status().text,
-            seconds=60,
+            seconds=120,
             what="the pages say so",
         )
-        stack.wait_back("beat", pid, seconds=60)
+        stack.wait_until(
+            lambda: stack.output.count("Ticks stand still") > said, seconds=120, what="the supervisor says so"
+        )
+        # That who does not hear is killed after 12 s is proven elsewhere (`test_supervisor`): let it hear.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(beat, signal.SIGCONT)
+        stack.wait_back("beat", beat, seconds=120)
 
-    assert traffic.bad_since(0) == []
-    books.must_agree(traffic.seen)
+    assert traffic.bad_since(back_at) == []
+    books.must_agree(traffic.seen, excused={"lost"})

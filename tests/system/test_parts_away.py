@@ -17,9 +17,9 @@ import pytest
 from tests.sdk.arrange import Made, Order, Wanted, arrange
 from tests.servers import ROOT, PostgresServer, RedisServer, dying_with_us, free_port
 from tests.stack import Stack
-from tests.system.traffic import Books, Traffic, call, degraded, lives
+from tests.system.traffic import Books, Traffic, call, degraded, lives, wait_for_every_worker
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180), pytest.mark.usefixtures("whole_again")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400), pytest.mark.usefixtures("whole_again")]
 
 
 class ModelServer:
@@ -38,7 +38,7 @@ class ModelServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
-        Stack.wait_until(lambda: lives(self.url), what="the model server answers")
+        Stack.wait_until(lambda: lives(self.url), seconds=60, what="the model server answers")
 
     def kill(self) -> None:
         if self._process is not None:
@@ -75,32 +75,43 @@ def database_away(postgres: PostgresServer) -> Iterator[None]:
 
 
 def test_with_the_database_away_known_calls_go_on_and_usage_waits_in_redis(
-    stack: Stack, postgres: PostgresServer, traffic: Traffic, books: Books, browser: httpx.Client
+    stack: Stack,
+    stack_redis: RedisServer,
+    postgres: PostgresServer,
+    traffic: Traffic,
+    books: Books,
+    browser: httpx.Client,
 ) -> None:
     with traffic:
-        traffic.wait_for_more(20)
+        traffic.wait_for_more(10)
+        wait_for_every_worker(stack, stack_redis.url)
         with database_away(postgres):
-            stack.wait_until(lambda: "database" in (degraded(stack.gateway_url) or []), what="the gateway says so")
-            traffic.wait_for_more(40)
-            assert degraded(stack.console_url) is None
+            stack.wait_until(
+                lambda: "database" in (degraded(stack.gateway_url) or []), seconds=60, what="the gateway says so"
+            )
+            traffic.wait_for_more(30)
+            stack.wait_until(lambda: degraded(stack.console_url) is None, seconds=60, what="the console says so")
             page = browser.get("/endpoints/")
             assert page.status_code == 503
             assert "The database does not answer" in page.text
-            with httpx.Client(timeout=20, trust_env=False) as client:
+            with httpx.Client(timeout=60, trust_env=False) as client:
                 unknown = call(client, stack.gateway_url, "never seen", traffic.endpoint_id, 5, is_stream=False)
             assert unknown.status == 503, "an unknown key may be a good one: nobody can tell now"
         traffic.wait_for_more(20)
 
     assert traffic.bad_since(0) == []
-    stack.wait_until(lambda: browser.get("/endpoints/").status_code == 200, what="the console is back by itself")
+    stack.wait_until(
+        lambda: browser.get("/endpoints/").status_code == 200, seconds=60, what="the console is back by itself"
+    )
     books.must_agree(traffic.seen)
 
 
 def test_with_a_database_that_hangs_known_calls_go_on(
-    stack: Stack, postgres: PostgresServer, traffic: Traffic, books: Books
+    stack: Stack, stack_redis: RedisServer, postgres: PostgresServer, traffic: Traffic, books: Books
 ) -> None:
     with traffic:
         traffic.wait_for_more(10)
+        wait_for_every_worker(stack, stack_redis.url)
         postgres.pause()
         try:
             traffic.wait_for_more(80)
@@ -119,8 +130,9 @@ def test_with_a_redis_that_hangs_calls_go_on_hardly_later_and_each_is_counted_on
         traffic.wait_for_more(10)
         stack_redis.pause()
         try:
-            traffic.wait_for_more(60)
-            assert "redis" in (degraded(stack.gateway_url) or [])
+            traffic.wait_for_more(40)
+            stack.wait_until(lambda: "redis" in (degraded(stack.gateway_url) or []), seconds=60, what="gateway says so")
+            traffic.wait_for_more(10)
         finally:
             stack_redis.resume()
         traffic.wait_for_more(20)
@@ -143,15 +155,15 @@ def test_with_its_only_model_server_dead_an_endpoint_turns_abnormal_says_why_and
         traffic.wait_for_more(4)
         model_server.kill()
         try:
-            stack.wait_until(lambda: status(books) == "Abnormal", seconds=60, what="the endpoint is abnormal")
+            stack.wait_until(lambda: status(books) == "Abnormal", seconds=120, what="the endpoint is abnormal")
             page = browser.get(f"/endpoints/{traffic.endpoint_id}").raise_for_status().text
             assert "Abnormal" in page
             assert re.search(r"Model server away server is down|latest calls failed on model server away server", page)
             dead_at = time.monotonic()
-            stack.wait_until(lambda: len(traffic.bad_since(dead_at)) > 2, what="calls during the outage")
+            stack.wait_until(lambda: len(traffic.bad_since(dead_at)) > 2, seconds=60, what="calls during the outage")
         finally:
             model_server.start()
-        stack.wait_until(lambda: status(books) == "Running", seconds=60, what="the endpoint is healthy again")
+        stack.wait_until(lambda: status(books) == "Running", seconds=120, what="the endpoint is healthy again")
         traffic.wait_for_more(10)
 
     refused = [each for each in traffic.seen if not each.is_good]
@@ -161,7 +173,7 @@ def test_with_its_only_model_server_dead_an_endpoint_turns_abnormal_says_why_and
 
 
 def test_with_one_of_two_model_servers_dead_every_call_is_answered_by_the_other(
-    stack: Stack, made: Made, system_made: Made, model_server: ModelServer
+    stack: Stack, stack_redis: RedisServer, made: Made, system_made: Made, model_server: ModelServer
 ) -> None:
     second = """
 from django.utils import timezone
@@ -180,8 +192,11 @@ services.save_deployment(deployment=deployment, by=SYSTEM, now=now)
         [sys.executable, "manage.py", "shell", "-v0", "-c", arrange_second], cwd=ROOT, env=stack.env, check=True
     )
     traffic = Traffic(stack.gateway_url, made.api_key, made.endpoints["two"])
+    second_books = Books(stack, traffic.endpoint_id)
     with traffic:
         traffic.wait_for_more(20)
+        wait_for_every_worker(stack, stack_redis.url)
+        stack.wait_until(lambda: len(second_books.demo()) > 5, seconds=60, what="the second server is called too")
         model_server.kill()
         killed_at = time.monotonic()
         try:

@@ -19,11 +19,16 @@ from typing import Any, Self
 import httpx
 import psutil
 import psycopg
+import redis
 from psycopg.rows import dict_row
 
+from gateway.limits import OPEN_PREFIX
+from gateway.workers import WORKER_PREFIX, WORKERS_KEY
 from tests.stack import Stack
 
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+CALL_SECONDS = 60
+"""After so long a caller gives up: only what hangs is meant, not a machine that stalls."""
 DEMO_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
 
@@ -53,16 +58,18 @@ class Seen:
 class Traffic:
     """Callers that call one endpoint after the other until the `with` block ends, half of them streaming.
 
-    With `has_users` each call is that of another user, and so another conversation.
+    With `has_users` each call is that of another user, and so another conversation. Each caller rests between two calls:
+    what the callers burn is taken from who comes back.
     """
 
     url: str
     api_key: str
     endpoint_id: str
     callers: int = 4
-    output_tokens: int = 25
+    output_tokens: int = 20
     has_users: bool = False
     seen: list[Seen] = field(default_factory=list)
+    pause_seconds: float = 0.05
 
     def __enter__(self) -> Self:
         self._is_over = threading.Event()
@@ -76,13 +83,13 @@ class Traffic:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._is_over.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(CALL_SECONDS + 10)
 
     def good(self) -> int:
         """How many calls were answered in full so far."""
         return sum(each.is_good for each in self.seen)
 
-    def wait_for_more(self, calls: int, *, seconds: float = 30) -> None:
+    def wait_for_more(self, calls: int, *, seconds: float = 90) -> None:
         """Wait until so many more calls were answered in full."""
         target = self.good() + calls
         Stack.wait_until(
@@ -97,15 +104,14 @@ class Traffic:
         calls = itertools.count()
         # A connection of its own for each call: a kept one belongs to a gateway worker that may be dead by now.
         limits = httpx.Limits(max_keepalive_connections=0)
-        with httpx.Client(limits=limits, timeout=20, trust_env=False) as client:
+        with httpx.Client(limits=limits, timeout=CALL_SECONDS, trust_env=False) as client:
             while not self._is_over.is_set():
                 user = f"caller {number} call {next(calls)}" if self.has_users else ""
                 seen = call(
                     client, self.url, self.api_key, self.endpoint_id, self.output_tokens, is_stream=number % 2 == 0, user=user
                 )  # fmt: skip
                 self.seen.append(seen)
-                if not seen.is_good:
-                    self._is_over.wait(0.05)
+                self._is_over.wait(self.pause_seconds)
 
 
 def call(
@@ -160,6 +166,25 @@ def _tokens(usage: dict[str, Any] | None) -> tuple[int, ...]:
     )
 
 
+def wait_for_every_worker(stack: Stack, redis_url: str, workers: int = 2) -> None:
+    """Wait until each gateway worker has been seen to work on a call, so that it knows the key and the endpoint.
+
+    A few calls prove nothing of it: on a busy machine one worker may take them all.
+    """
+    busy: set[str] = set()
+
+    def are_known() -> bool:
+        for each in client.smembers(WORKERS_KEY):
+            worker = each.decode() if isinstance(each, bytes) else each
+            # A dead one's calls stay open until it is reaped.
+            if client.exists(WORKER_PREFIX + worker) and client.hlen(OPEN_PREFIX + worker):
+                busy.add(worker)
+        return len(busy) >= workers
+
+    with redis.Redis.from_url(redis_url) as client:
+        stack.wait_until(are_known, seconds=60, what="each gateway worker has a call under way")
+
+
 class Books:
     """The three accounts of one endpoint's calls since this object was made."""
 
@@ -190,11 +215,16 @@ class Books:
         with psycopg.connect(self.stack.env["DATABASE_URL"], row_factory=dict_row) as connection:
             return connection.execute(sql.encode(), values).fetchall()
 
+    def do(self, sql: str, *values: object) -> None:
+        """Change the stack's own database, PostgreSQL."""
+        with psycopg.connect(self.stack.env["DATABASE_URL"]) as connection:
+            connection.execute(sql.encode(), values)
+
     def running(self) -> int:
         """How many calls the model server works on now."""
         return int(self._stats(recent=0)["totals"]["running"])
 
-    def wait_complete(self, seen: Iterable[Seen], *, seconds: float = 60) -> None:
+    def wait_complete(self, seen: Iterable[Seen], *, seconds: float = 120) -> None:
         """Wait until the ledger has every call that a caller or the model server knows of, and none runs any more."""
         known = {each.call_id for each in seen if each.call_id and each.code != "ServiceUnavailable"}
 
@@ -250,14 +280,16 @@ class Books:
             assert found == records, table
 
     def _stats(self, **query: int) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.demo_url}/demo/stats", params=query, trust_env=False).json()
+        found: dict[str, Any] = httpx.get(
+            f"{self.demo_url}/demo/stats", params=query, timeout=60, trust_env=False
+        ).json()
         return found
 
 
 def degraded(url: str) -> list[str] | None:
     """What `/readyz` lists as away; None when it is not ready."""
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+        answer = httpx.get(f"{url}/readyz", timeout=15, trust_env=False)
     except httpx.HTTPError:
         return None
     return list(answer.json()["degraded"]) if answer.status_code == 200 else None
@@ -266,7 +298,7 @@ def degraded(url: str) -> list[str] | None:
 def lives(url: str) -> bool:
     """Whether `/healthz` answers."""
     try:
-        return httpx.get(f"{url}/healthz", timeout=5, trust_env=False).status_code == 200
+        return httpx.get(f"{url}/healthz", timeout=15, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 

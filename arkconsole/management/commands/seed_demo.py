@@ -152,6 +152,7 @@ NAMES = {
 
 class Command(BaseCommand):
     help = "With DEMO=1: register the demo model server, publish its models, make an endpoint and a key for them."
+    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEMO:
