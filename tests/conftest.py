@@ -102,11 +102,16 @@ def _plain_static_files() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _calm_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fires is asked every few seconds, not for each page; here nothing does, so that queries can be counted."""
+def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fires and what is away is asked every few seconds, not for each page; here nothing is, so that queries can be
+    counted however slow the machine is."""
     from alerts import firing
+    from alerts.chain import Chain
+    from arkconsole import health
 
+    nothing = health.Degraded(is_redis_away=False, are_ticks_late=False, alerts=Chain())
     monkeypatch.setattr(firing, "watch", firing.Watch(lambda _project_id: {}))
+    monkeypatch.setattr(health.watch, "look", lambda **_when: nothing)
 
 
 @pytest.fixture(scope="session")
@@ -175,22 +180,6 @@ def stack(
     stack.start()
     yield stack
     stack.stop()
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The product as a newcomer runs it, on SQLite and the embedded Valkey; one for the run, see `running`."""
-    stack = Stack(tmp_path_factory.mktemp("quickstart") / "data")
-    yield stack
-    stack.stop()
-
-
-@pytest.fixture
-def running(home: Stack) -> Stack:
-    """That quick start, running, whatever the test before has done to it."""
-    if not home.is_running:
-        home.start()
-    return home
 
 
 # --- pages in Chromium ------------------------------------------------------------------------------------------------

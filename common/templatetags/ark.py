@@ -38,7 +38,7 @@ def _icon(name: str, size: int) -> SafeString:
     except KeyError:
         raise TemplateSyntaxError(f"Lucide has no icon {name!r}") from None
     svg = svg.replace('width="24"', f'width="{size}"', 1).replace('height="24"', f'height="{size}"', 1)
-    svg = svg.replace('stroke-width="2"', 'stroke-width="1.75" aria-hidden="true"', 1)
+    svg = svg.replace('stroke-width="2"', 'stroke-width="1.75"', 1).replace("<svg", '<svg aria-hidden="true"', 1)
     return mark_safe(svg)  # noqa: S308 - a file of the package, and a number
 
 

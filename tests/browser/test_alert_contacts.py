@@ -142,8 +142,10 @@ def test_from_a_group_to_a_policy_that_says_what_it_does(open_page: Open, reacha
 
 
 def test_the_pages_fit_and_axe_finds_nothing_serious(open_page: Open, reachable: int) -> None:
-    page = open_page("about:blank", **PHONE)
+    page, chinese = open_page("about:blank", **PHONE), open_page("about:blank", locale="zh-CN", **PHONE)
     contact = f"/alerts/contacts/{reachable}"
     for path in ("/alerts/policies", "/alerts/policies/create", "/alerts/contacts", contact, "/alerts/groups", "/alerts/me"):  # fmt: skip
-        page.goto(path)
+        for each in (chinese, page):
+            each.goto(path)
         assert faults(page) == [], path
+        assert fits(chinese), path

@@ -285,7 +285,7 @@ def what_an_own_rule_would_do(open_page: Open, endpoint: str) -> None:
     page.get_by_label("P1: how long it must hold").select_option("0")
 
     def is_drawn() -> bool:
-        # The last day has a point for each minute, and one point alone is no curve: until there are more, ask again.
+        # The last day has a point for each minute: until there is one, ask again.
         if has_curve_and_threshold(page, "#rule-chart"):
             return True
         with page.expect_response(re.compile("/alerts/rules/check$")):

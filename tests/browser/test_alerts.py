@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.accessibility import faults, serious, use_theme
 from tests.alerts.staged import stage
 from tests.browser.conftest import Arranged
-from tests.pages import PHONE, Open, expect_on_first_screen
+from tests.pages import PHONE, Open, expect_on_first_screen, fits
 from tests.sdk.arrange import Wanted
 from tests.stack import Stack
 
@@ -55,14 +55,16 @@ PAGES = (
 
 
 def test_pages_fit_and_axe_finds_nothing_serious(open_page: Open, made: dict[str, Any]) -> None:
-    page = open_page("about:blank", **PHONE)
+    page, chinese = open_page("about:blank", **PHONE), open_page("about:blank", locale="zh-CN", **PHONE)
     for path in PAGES:
-        page.goto(path.format(**made))
+        for each in (chinese, page):
+            each.goto(path.format(**made))
         assert faults(page) == [], path
+        assert fits(chinese), path
     page.locator("#event-silence").click()
     expect(page.locator("#dialog form")).to_be_visible()
     assert serious(page) == []
-    use_theme(page, "light")
+    use_theme(page, "dark")
     assert serious(page) == []
 
 

@@ -339,10 +339,12 @@ PAGES = {
 
 
 def test_pages_and_dialogs_fit_the_screen_and_axe_finds_nothing_serious(open_page: Open, made: Made) -> None:
-    page = open_page("about:blank", **PHONE)
+    page, chinese = open_page("about:blank", **PHONE), open_page("about:blank", locale="zh-CN", **PHONE)
     for name, path in PAGES.items():
-        page.goto(path.format(**made.endpoints))
+        for each in (chinese, page):
+            each.goto(path.format(**made.endpoints))
         assert faults(page) == [], name
+        assert fits(chinese), name
     for action in ("edit", "stop"):
         page.goto(f"/endpoints/{made.endpoints['look']}")
         page.locator(f"#endpoint-actions a[href$='/{action}']").click()

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.accessibility import faults, serious, use_theme
 from tests.conftest import NewPage
-from tests.pages import PHONE, Open
+from tests.pages import PHONE, Open, fits
 from tests.servers import wait_until
 from tests.stack import Stack
 
@@ -313,7 +313,7 @@ def test_on_a_phone_the_left_column_is_a_sheet_from_below(open_as: Open) -> None
 
 
 def test_pages_fit_the_screen_and_axe_finds_nothing_serious(open_as: Open) -> None:
-    page = open_as("framed", "about:blank", **PHONE)
+    page, chinese = (open_as("framed", "about:blank", locale=locale, **PHONE) for locale in ("en-US", "zh-CN"))
     for path in (
         "/keys/",
         "/keys/?q=nothing+like+it",
@@ -322,8 +322,10 @@ def test_pages_fit_the_screen_and_axe_finds_nothing_serious(open_as: Open) -> No
         "/accounts/password/change/",
         "/nowhere",
     ):
-        page.goto(path)
+        for each in (chinese, page):
+            each.goto(path)
         assert faults(page) == [], path
+        assert fits(chinese), path
     page.goto("/keys/")
     page.locator(".ark-head-actions .btn-primary").click()
     expect(page.locator("#dialog [name=name]")).to_be_visible()

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.accessibility import faults, serious
 from tests.conftest import NewPage
-from tests.pages import PHONE
+from tests.pages import PHONE, fits
 from tests.stack import Stack
 
 
@@ -66,10 +66,12 @@ def test_searching_models_keeps_the_address_true_and_works_without_javascript(
 
 
 def test_the_pages_are_accessible_and_fit(new_page: NewPage, admin_state: Path) -> None:
-    page = new_page(storage_state=admin_state, locale="en-US", **PHONE)
+    page, chinese = (new_page(storage_state=admin_state, locale=locale, **PHONE) for locale in ("en-US", "zh-CN"))
     for url in ("/models/", "/admin/catalog/modelserver/add/", "/admin/catalog/modelversion/1/prices/"):
-        page.goto(url)
+        for each in (chinese, page):
+            each.goto(url)
         assert faults(page) == [], url
+        assert fits(chinese), url
 
 
 def test_djangos_own_pages_of_the_catalogue_obey_the_content_policy(admin_page: Page) -> None:

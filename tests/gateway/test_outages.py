@@ -321,7 +321,7 @@ def test_a_worker_that_is_asked_to_stop_is_unready_and_ends_its_calls_first(
     upstream: ScriptedUpstream, gateway_redis: RedisServer, tmp_path: Path
 ) -> None:
     site = Site(tmp_path / "site.json", upstream.url)
-    process = GatewayProcess(site, gateway_redis.url, tmp_path / "data", drain_seconds=3.0).start()
+    process = GatewayProcess(site, gateway_redis.url, tmp_path / "data", drain_seconds=5.0).start()
     answers: list[httpx.Response] = []
     caller = threading.Thread(target=lambda: answers.append(process.chat(stream=True, x_script={"wait_after": 2})))
     caller.start()

@@ -19,3 +19,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         # Twice, here and by `stop`: at once. Its end in order has a test.
         stack.process.send_signal(signal.SIGINT)
     stack.stop()
+
+
+@pytest.fixture
+def running(home: Stack) -> Stack:
+    """That quick start, running, whatever the test before has done to it."""
+    if not home.is_running:
+        home.start()
+    return home

@@ -175,9 +175,10 @@ class Site:
 @contextmanager
 def second_of_each(stack: Stack, folder: Path) -> Iterator[Callable[[], bool]]:
     """A second worker for all queues and a second beat on the same database and Redis; yields whether they are up."""
-    celery = (sys.executable, "-m", "celery", "--app", "arkconsole.celery:app", "--quiet")
+    celery = (sys.executable, "-m", "celery", "--quiet", "--app")
     worker = (
         *celery,
+        "arkconsole.celery:app",
         "worker",
         "-Q",
         "ticks,slow",
@@ -190,7 +191,7 @@ def second_of_each(stack: Stack, folder: Path) -> Iterator[Callable[[], bool]]:
         "--loglevel",
         "INFO",
     )
-    beat = (*celery, "beat", "--pidfile=", "--schedule", str(folder / "schedule"))
+    beat = (*celery, "arkconsole.beat:app", "beat", "--pidfile=", "--schedule", str(folder / "schedule"))
     log = folder / "second.log"
     with log.open("wb") as out:
         running = [

@@ -34,7 +34,7 @@ from tests.system.charts import (
 from tests.system.person import Person
 from tests.system.traffic import Books, Traffic, gateway_workers
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240), pytest.mark.usefixtures("whole_again")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600), pytest.mark.usefixtures("whole_again")]
 
 CALLERS = 6
 WORKERS = 2
@@ -249,6 +249,9 @@ def test_every_query_of_every_panel_is_tested_here() -> None:
     assert lines <= set(TEMPLATES)
 
 
+COUNTED_TOKENS = {
+    "request": "input_tokens", "response": "output_tokens", "cached": "cached_tokens", "reasoning": "reasoning_tokens",
+}  # fmt: skip
 DOMAINS = {"thinking": "thinking", "embedding": "embedding"}
 NAMES = ("chat", "thinking", "embedding", "flaky", "few calls", "few tokens", "switched")
 
@@ -262,6 +265,18 @@ def test_each_curve_says_what_was_used_and_called(name: str, known: Known) -> No
     for query, expected in COUNTS.items():
         found = known.charts.whole(query, endpoint_id)
         assert nearly(found, expected(rows)), (query, found, expected(rows))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prometheus_has_counted_every_call_and_token(name: str, known: Known) -> None:
+    """To the last one: what a curve guesses it guesses of these."""
+    endpoint_id, rows = known.of(name)
+    where, until = f'{{ark_endpoint="{endpoint_id}"}}', known.charts.until
+    calls = known.charts.ask(f"sum by (code) (ark_api_proxy_request_total{where}) > 0", at=until)
+    assert calls == Counter(row["code"] for row in rows)
+    for metric, column in COUNTED_TOKENS.items():
+        found = known.charts.ask(f"sum(ark_api_proxy_{metric}_token_count_sum{where})", at=until)
+        assert found == {"": total(rows, column)}, metric
 
 
 @pytest.mark.parametrize("name", NAMES)

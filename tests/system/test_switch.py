@@ -54,9 +54,8 @@ def test_a_switch_climbs_its_ladder_while_each_process_is_killed_and_loses_no_ca
 
     def kill(*names: str) -> Callable[[], None]:
         def do() -> None:
-            pids = {name: stack.kill(name) for name in names}
-            for name, pid in pids.items():
-                stack.wait_back(name, pid, seconds=60)
+            for name in names:
+                stack.wait_back(name, stack.kill(name), seconds=60)
 
         return do
 
@@ -71,7 +70,7 @@ def test_a_switch_climbs_its_ladder_while_each_process_is_killed_and_loses_no_ca
         stack_redis.start()
 
     breaks = [
-        kill("worker-ticks"),
+        kill("worker-ticks", "worker-ticks"),
         kill("beat"),
         kill_gateway_worker,
         kill_redis,

@@ -2,6 +2,7 @@
 import { axisLook, clock, colours, faded } from "../charts.js";
 
 const HEIGHT = 220;
+const DOT = 4;
 const SEEN = 4; // a threshold further away than this many times the curve would press the curve flat
 const form = document.getElementById("own-rule");
 const metrics = JSON.parse(document.getElementById("rule-metrics")?.textContent ?? "{}");
@@ -46,12 +47,17 @@ function reach({ series, thresholds }) {
   return [low * 1.08, high * 1.08 || 1];
 }
 
-// Points beside which there is nothing would not be seen as a line.
+// Of a day, a few minutes are narrower than a line is thick: where there is no more, a dot is seen.
 function lonely(chart, index) {
-  const column = chart.data[index];
+  const [times, column] = [chart.data[0], chart.data[index]];
   const is = (at) => column[at] !== null && column[at] !== undefined;
   const found = [];
-  for (let at = 0; at < column.length; at += 1) if (is(at) && !is(at - 1) && !is(at + 1)) found.push(at);
+  let first = null;
+  for (let at = 0; at < column.length; at += 1) {
+    if (!is(at)) continue;
+    if (!is(at - 1)) first = at;
+    if (!is(at + 1) && chart.valToPos(times[at], "x") - chart.valToPos(times[first], "x") < DOT) found.push(at);
+  }
   return found.length ? found : null;
 }
 
@@ -110,7 +116,7 @@ function draw() {
       series: [
         { label: words.time ?? "", value: (_plot, value) => at(value) },
         ...told.series.map(({ label }) => ({
-          label: label || "value", stroke: one ? accent : faded(accent, 0.7), width: 1.5, points: { filter: lonely, size: 4 },
+          label: label || "value", stroke: one ? accent : faded(accent, 0.7), width: 1.5, points: { filter: lonely, size: DOT },
           value: (_plot, value) => figure(value),
         })),
       ],
