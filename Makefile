@@ -33,7 +33,7 @@ test-unit: setup-dev  ## what touches no database, in less than a minute: needs 
 	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "pure and not stack and not browser and not quickstart"
 
 test-quick: setup-dev  ## all that can be tested on SQLite and the embedded Valkey: needs nothing but Python
-	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart and not on_postgres"
+	ARK_TEST_ON=sqlite $(PY) -m pytest -q -m "not stack and not browser and not quickstart and not needs_servers"
 
 test-engines: setup-dev  ## calls through a real inference engine (llama.cpp) with a model that the test writes
 	@tools/debian.sh

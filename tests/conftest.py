@@ -19,15 +19,9 @@ from tests.alerts import fakes
 from tests.servers import ON_SQLITE, PostgresServer, PrometheusServer, RedisServer, prometheus_binary
 from tests.stack import Stack
 
-# Which half of the quick part runs a test (`make test` only). What touches no database runs on SQLite and Valkey alone, and
-# so do pages, which the browser's tests open on PostgreSQL, and walks by chance, which are long. The rest runs on PostgreSQL
-# and redis-server, the ledger on both: a second run on the other database says nothing new of most.
+# On what `make test` runs a quick test. What touches no database runs in the SQLite half, all else on PostgreSQL and
+# redis-server, the ledger on both: a second run on the other database says nothing new of most.
 ON_BOTH = {"metering"}
-ON_SQLITE_ALONE = {
-    *("catalog", "iam", "pages", "test_contact_pages.py", "test_event_pages.py", "test_rule_pages.py"),
-    *("test_contacts.py", "test_convergence.py", "test_exposition.py", "test_machine.py", "test_paging.py"),
-    *("test_switch_machine.py", "test_switch_tick.py", "test_verification.py"),
-}
 # Fixtures and files that want what is there in the PostgreSQL half only.
 SERVERS = {"alertmanager", "postgres", "prometheus"}
 WITH_SERVERS = {"gateway", "test_alertmanager.py", "test_rules_in_prometheus.py", "test_tending.py"}
@@ -75,10 +69,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
                 )
         needs_servers = SERVERS & {*names} or where & WITH_SERVERS or item.get_closest_marker("skipif")
         touches_database = item.get_closest_marker("django_db") or DATABASE & {*names}
+        if needs_servers:
+            item.add_marker(pytest.mark.needs_servers)
         if not needs_servers and not touches_database:
             item.add_marker(pytest.mark.pure)
-        if not needs_servers and (where & ON_SQLITE_ALONE or not touches_database):
-            item.add_marker(pytest.mark.on_sqlite)
         elif needs_servers or not where & ON_BOTH:
             item.add_marker(pytest.mark.on_postgres)
     yield

@@ -326,6 +326,28 @@ def test_filters_change_what_is_asked_and_drawn_and_an_own_range_is_checked(open
     _answer, query = answer_of(page, "summary", lambda: page.clock.run_for(20_000))
     assert query["auto"] == ["15"]
 
+    # A tab that nobody sees asks nothing, and asks at once when somebody looks again.
+    page.wait_for_load_state("networkidle")
+    page.evaluate("Object.defineProperty(document, 'hidden', { get: () => window.isAway })")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+
+    def turn(is_away: bool) -> None:
+        page.evaluate("""(isAway) => {
+          window.isAway = isAway;
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""", is_away)  # fmt: skip
+
+    turn(is_away=True)
+    page.clock.run_for(120_000)
+    assert asked == []
+
+    def look_again() -> None:
+        turn(is_away=False)
+        page.clock.run_for(1_000)
+
+    answer_of(page, "summary", look_again)
+
 
 @contextmanager
 def hung_prometheus(stack: Stack) -> Iterator[None]:

@@ -103,7 +103,6 @@ def test_a_death_at_any_step_counts_nothing_twice_and_loses_nothing(step: str, s
     }  # fmt: skip
 
 
-@pytest.mark.on_sqlite
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     script=st.lists(
