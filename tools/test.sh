@@ -32,7 +32,6 @@ calm() {
 {
   part check calm make --no-print-directory check
   part pages calm .venv/bin/python $pytest --timeout=600 $quick $elsewhere --ignore=tests/alerts -m "not pure"
-  part sqlite calm env ARK_TEST_ON=sqlite .venv/bin/python $pytest --timeout=600 $quick -m "not on_postgres"
 } &
 one=$!
 {
@@ -47,6 +46,7 @@ two=$!
 three=$!
 echo "Pages in the browser:"
 .venv/bin/python $pytest tests/browser -m "not pictures" && : >"$reports/browser.passed"
+part sqlite env ARK_TEST_ON=sqlite .venv/bin/python $pytest $quick -m "not on_postgres"
 wait "$one" "$two" "$three"
 for name in product outside servers alerts pages sqlite check; do
   echo "=== $name"
