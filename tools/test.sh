@@ -23,7 +23,7 @@ part() {
 }
 # Linux gives each session the same share, however nice those in it are: what shall give way needs one of its own, and says so.
 calm() {
-  if command -v setsid >/dev/null && [ -e /proc/self/autogroup ]; then
+  if command -v setsid >/dev/null && command -v setpriv >/dev/null && [ -e /proc/self/autogroup ]; then
     setpriv --pdeathsig TERM -- setsid -w nice -n 10 sh -c 'echo 10 >/proc/self/autogroup; exec "$@"' calm "$@"
   else
     nice -n 10 "$@"
