@@ -59,7 +59,7 @@ ROUTES: dict[str, dict[str, str]] = {
 
 
 def are_late(now: datetime) -> bool:
-    """Whether any tick has not run for its interval and `GRACE`, or never; one query.
+    """Whether any tick has not run for its interval and `GRACE`, nor could have since the last start; one query.
 
     A heartbeat that lies ahead (the clock was set back) says nothing about now, and counts as late too.
     """
@@ -67,10 +67,11 @@ def are_late(now: datetime) -> bool:
     from common.models import TickHeartbeat
 
     beats = dict(TickHeartbeat.objects.values_list("name", "at"))
+    started = beats.get(TickHeartbeat.START)
     for tick in TICKS:
-        at = beats.get(tick.name)
-        if at is None and tick.seconds > GRACE.total_seconds():
+        if tick.name not in beats and tick.seconds > GRACE.total_seconds():
             continue  # a rare tick before its first turn
-        if at is None or abs(now - at) > timedelta(seconds=tick.seconds) + GRACE:
+        known = [at for at in (beats.get(tick.name), started) if at is not None]
+        if not known or min(abs(now - at) for at in known) > timedelta(seconds=tick.seconds) + GRACE:
             return True
     return False

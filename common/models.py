@@ -34,7 +34,12 @@ class RouteChange(models.Model):
 
 
 class TickHeartbeat(models.Model):
-    """When a tick last finished; the console says "ticks late" from it, the supervisor restarts from it."""
+    """When a tick last finished; the console says "ticks late" from it, the supervisor restarts from it.
+
+    One row is of none: `START` says when the product was last prepared for a start, from which on ticks may be expected.
+    """
+
+    START: ClassVar[str] = "start"
 
     name = models.CharField(max_length=64, primary_key=True)
     at = models.DateTimeField()

@@ -87,7 +87,8 @@ def _servers() -> Iterator[Sample]:
 
 
 def _ticks(now: datetime) -> Iterator[Sample]:
-    for name, at in TickHeartbeat.objects.order_by("name").values_list("name", "at"):
+    beats = TickHeartbeat.objects.exclude(name=TickHeartbeat.START).order_by("name")
+    for name, at in beats.values_list("name", "at"):
         yield f'tick="{_escaped(name)}"', round((now - at).total_seconds(), 3)
 
 

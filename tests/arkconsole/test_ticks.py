@@ -57,6 +57,15 @@ def beat(*, seconds_ago: float = 0, leave_out: str = "") -> None:
             TickHeartbeat.beat(name=tick.name, now=NOW - timedelta(seconds=seconds_ago))
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(0, False), (14, False), (60, True)])
+def test_after_a_start_ticks_have_some_seconds_until_they_are_late(seconds: float, expected: bool) -> None:
+    """Whether they never ran, or ran long ago when the product was last up."""
+    TickHeartbeat.beat(name=TickHeartbeat.START, now=NOW - timedelta(seconds=seconds))
+    assert ticks.are_late(NOW) is expected
+    beat(seconds_ago=7200)
+    assert ticks.are_late(NOW) is expected
+
+
 def test_ticks_are_late_before_they_ever_ran() -> None:
     assert ticks.are_late(NOW)
 
@@ -81,6 +90,7 @@ def test_one_tick_that_stands_still_is_enough() -> None:
 
 def test_an_hourly_tick_is_not_missed_in_the_first_hour_nor_by_heartbeats_of_ticks_that_are_no_more() -> None:
     beat(leave_out="arkconsole.tidy")
+    TickHeartbeat.beat(name=TickHeartbeat.START, now=NOW - timedelta(hours=2))
     TickHeartbeat.beat(name="a.tick.of.an.old.release", now=NOW - timedelta(days=9))
 
     assert not ticks.are_late(NOW)

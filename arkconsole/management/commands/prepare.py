@@ -10,10 +10,12 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
+from django.utils import timezone
 
 from alerts import alertmanager, installation, sync
 from arkconsole.data_dir import DataDir
 from arkconsole.supervisor import UpError
+from common.models import TickHeartbeat
 from monitoring import config
 
 
@@ -44,6 +46,8 @@ class Command(BaseCommand):
             self.stderr.write(f"Prometheus and Alertmanager are not configured: {error}")
         password = StringIO()
         call_command("ensure_admin", stdout=password)
+        # Nobody is told that ticks are late before they could run.
+        TickHeartbeat.beat(name=TickHeartbeat.START, now=timezone.now())
         if (made := password.getvalue().strip()) and made != "created":
             self.stdout.write(f"Administrator: admin, password: {made} (shown this once)")
 
