@@ -17,6 +17,7 @@ from alerts.installation import Alertmanager
 from alerts.models import Level
 from alerts.routing import DEFAULT_TIMINGS, Plan
 from arkconsole.data_dir import DataDir
+from common.models import TickHeartbeat
 from monitoring import config
 from monitoring.installation import Installation, Presence, WhyOff
 from tests import builders
@@ -86,6 +87,8 @@ def test_prepare_makes_what_both_start_with(data: DataDir, monkeypatch: pytest.M
     data.note(installation.NOTE, Installation(Presence.GETTING, url="http://127.0.0.1:7"))
     settings.ALERT_HOOK_TOKEN_FILE = str(data.run / "alert-hook-token")
     call_command("prepare")
+    # From here on ticks may be expected: nobody is told before that they are late.
+    assert TickHeartbeat.objects.filter(name=TickHeartbeat.START).exists()
     told = (data.run / "prometheus.yml").read_text()
     assert 'targets: ["127.0.0.1:7"]' in told
     assert f'credentials_file: "{data.run}/alert-hook-token"' in told
